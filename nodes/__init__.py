@@ -1,0 +1,19 @@
+"""What an artist sees: schema, tooltips, and one call into unguide_ops each."""
+
+from .concept import UnGuideConcept
+from .demo_model import UnGuideDemoModel
+from .lora import UnGuideLoadLoRA, UnGuideSaveLoRA
+from .probe import UnGuideStabilityProbe
+from .sampling import UnGuidance, UnGuidanceKSampler
+from .training import UnGuideTrainLoRA
+
+NODES = [
+    UnGuideDemoModel,
+    UnGuideConcept,
+    UnGuideTrainLoRA,
+    UnGuideSaveLoRA,
+    UnGuideLoadLoRA,
+    UnGuideStabilityProbe,
+    UnGuidance,
+    UnGuidanceKSampler,
+]

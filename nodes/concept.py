@@ -1,0 +1,67 @@
+"""The concept to forget as a node."""
+
+from comfy_api.latest import io
+
+from ..unguide_ops import host
+from ..unguide_ops.concept import NEUTRAL, EncodedConcept, concept_from, presets
+from .sockets import CATEGORY, ConceptSocket
+
+CUSTOM = "custom"
+
+
+class UnGuideConcept(io.ComfyNode):
+    """The prompts around a concept, encoded."""
+
+    @classmethod
+    def define_schema(cls):
+        """Node schema."""
+        return io.Schema(
+            node_id="UnGuideConcept",
+            display_name="UnGuide Concept",
+            category=CATEGORY,
+            description="What the model shall forget, what it shall draw instead, and what must stay as it is.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the model that shall forget."),
+                io.Combo.Input(
+                    "preset",
+                    options=[CUSTOM, *presets()],
+                    default=CUSTOM,
+                    tooltip="A concept that ships with the pack. Fields below that are filled in replace the preset's.",
+                ),
+                io.String.Input(
+                    "target",
+                    default="",
+                    tooltip="The prompt to forget, such as 'a photo of the cat'. Empty: the preset's.",
+                ),
+                io.String.Input(
+                    "reference",
+                    default="",
+                    tooltip="The prompt whose picture takes its place, such as 'a photo of the forest'. A scene "
+                    "without the concept works best. Empty: the preset's.",
+                ),
+                io.String.Input(
+                    "synonyms",
+                    default="",
+                    multiline=True,
+                    tooltip="Other prompts for the same thing, one a line. They are not trained on: they tell "
+                    "what must not be listed as preserved, and serve to measure how far forgetting "
+                    "reaches.",
+                ),
+                io.String.Input(
+                    "preserve",
+                    default="",
+                    multiline=True,
+                    tooltip="Prompts whose pictures must stay as they are, one a line. The closer to the concept,"
+                    " the better the LoRA learns where the concept ends. Empty: the preset's, or a list "
+                    "of everyday things.",
+                ),
+            ],
+            outputs=[ConceptSocket.Output(display_name="concept", tooltip="For UnGuide Train LoRA.")],
+        )
+
+    @classmethod
+    def execute(cls, clip, preset, target, reference, synonyms, preserve) -> io.NodeOutput:
+        """The concept with its prompts encoded."""
+        concept = concept_from(None if preset == CUSTOM else preset, target, reference, synonyms, preserve)
+        prompts = (concept.target, concept.reference, NEUTRAL, *concept.kept)
+        return io.NodeOutput(EncodedConcept(concept, {prompt: host.encode(clip, prompt) for prompt in prompts}))

@@ -1,0 +1,32 @@
+"""The embedded model as a node."""
+
+from comfy_api.latest import io
+
+from ..demo_model import load_demo_model
+from .sockets import CATEGORY
+
+
+class UnGuideDemoModel(io.ComfyNode):
+    """A tiny text-to-image model that ships with the pack."""
+
+    @classmethod
+    def define_schema(cls):
+        """Node schema."""
+        return io.Schema(
+            node_id="UnGuideDemoModel",
+            display_name="UnGuide Demo Model",
+            category=CATEGORY,
+            description="A tiny text-to-image model that ships with the pack, to try UnGuide in seconds on any "
+            "computer. It draws ten animals and vehicles and 44 other things as emoji, 64 x 64 "
+            "pixels; try 'a photo of the cat'.",
+            outputs=[
+                io.Model.Output(tooltip="The diffusion model; use it with 64 x 64 pixels and cfg 7.5."),
+                io.Clip.Output(tooltip="Its text encoder."),
+                io.Vae.Output(tooltip="Its autoencoder."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """MODEL, CLIP, VAE."""
+        return io.NodeOutput(*load_demo_model())

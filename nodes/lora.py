@@ -1,0 +1,65 @@
+"""Concept LoRA files as nodes."""
+
+from comfy_api.latest import io, ui
+
+from ..unguide_ops import files, host
+from .sockets import CATEGORY, LoRASocket
+
+
+class UnGuideSaveLoRA(io.ComfyNode):
+    """Save a concept LoRA where the host's loaders find it."""
+
+    @classmethod
+    def define_schema(cls):
+        """Node schema."""
+        return io.Schema(
+            node_id="UnGuideSaveLoRA",
+            display_name="UnGuide Save LoRA",
+            category=CATEGORY,
+            description="Saves a concept LoRA in the loras folder. Every LoRA loader reads the file; UnGuide Load"
+            " LoRA reads the concept with it.",
+            inputs=[
+                LoRASocket.Input("lora", tooltip="The concept LoRA to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="unguide/concept",
+                    tooltip="Folder and name below the loras folder; a number is added.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="lora_name", tooltip="The name as the loaders list it.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, lora, filename_prefix) -> io.NodeOutput:
+        """Write the file; its name."""
+        path, name = host.new_lora_path(filename_prefix)
+        files.save_lora(path, lora)
+        return io.NodeOutput(name, ui=ui.PreviewText(name))
+
+
+class UnGuideLoadLoRA(io.ComfyNode):
+    """Load a concept LoRA."""
+
+    @classmethod
+    def define_schema(cls):
+        """Node schema."""
+        return io.Schema(
+            node_id="UnGuideLoadLoRA",
+            display_name="UnGuide Load LoRA",
+            category=CATEGORY,
+            description="Loads a concept LoRA from the loras folder, made here or elsewhere.",
+            inputs=[io.Combo.Input("lora_name", options=host.lora_files(), tooltip="A file in the loras folder.")],
+            outputs=[LoRASocket.Output(display_name="lora", tooltip="For the probe and UnGuidance.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name):
+        """Load again when the file has changed."""
+        status = host.lora_path(lora_name).stat()
+        return status.st_mtime_ns, status.st_size
+
+    @classmethod
+    def execute(cls, lora_name) -> io.NodeOutput:
+        """The concept LoRA in the file."""
+        return io.NodeOutput(files.load_lora(host.lora_path(lora_name)))

@@ -1,0 +1,143 @@
+"""UnGuidance as nodes."""
+
+import json
+
+from comfy_api.latest import io, ui
+
+from ..unguide_ops import host
+from ..unguide_ops.unguidance import unguide
+from .sockets import CATEGORY, LoRASocket, seed_input, w_inputs
+
+LINKED, ALWAYS_ERASE, OFF = "linked", "always erase", "off"
+
+
+def gate_inputs():
+    """Gate and weights, as every UnGuidance node has them."""
+    return [
+        io.Combo.Input(
+            "gate",
+            options=[LINKED, ALWAYS_ERASE, OFF],
+            default=LINKED,
+            tooltip="linked: the stability probe decides, through its w or erased output. always erase: every "
+            "prompt is sampled with w_erased. off: the base model, untouched.",
+        ),
+        *w_inputs(),
+    ]
+
+
+def link_inputs():
+    """Where the probe's decision comes in."""
+    return [
+        io.Boolean.Input(
+            "erased",
+            optional=True,
+            force_input=True,
+            tooltip="The probe's decision: w_erased if true, w_unrelated if false.",
+        ),
+        io.Float.Input("w", optional=True, force_input=True, tooltip="w itself; takes precedence over erased."),
+    ]
+
+
+def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, w: float | None) -> float:
+    """The w that the gate's inputs ask for. Raises ValueError when the gate is linked and nothing is."""
+    if gate == OFF:
+        return 1.0
+    if gate == ALWAYS_ERASE:
+        return w_erased
+    if w is not None:
+        return w
+    if erased is None:
+        raise ValueError(
+            f"`gate` is {LINKED!r}, but neither `w` nor `erased` is: link one from UnGuide Stability Probe, "
+            f"or set `gate` to {ALWAYS_ERASE!r}."
+        )
+    return w_erased if erased else w_unrelated
+
+
+class UnGuidance(io.ComfyNode):
+    """UnGuidance for any sampler node."""
+
+    @classmethod
+    def define_schema(cls):
+        """Node schema."""
+        return io.Schema(
+            node_id="UnGuidance",
+            display_name="UnGuidance",
+            category=CATEGORY,
+            description="Gives a MODEL that forgets the concept wherever it is sampled: each prediction is "
+            "w x base + (1 - w) x LoRA.",
+            inputs=[
+                io.Model.Input("model", tooltip="The base model, without the LoRA."),
+                LoRASocket.Input("lora", tooltip="The concept LoRA."),
+                *gate_inputs(),
+                *link_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="For any sampler node.")],
+        )
+
+    @classmethod
+    def execute(cls, model, lora, gate, w_erased, w_unrelated, erased=None, w=None) -> io.NodeOutput:
+        """The guided MODEL."""
+        return io.NodeOutput(unguide(model, lora, weight(gate, w_erased, w_unrelated, erased, w)))
+
+
+class UnGuidanceKSampler(io.ComfyNode):
+    """KSampler with UnGuidance in it."""
+
+    @classmethod
+    def define_schema(cls):
+        """Node schema."""
+        return io.Schema(
+            node_id="UnGuidanceKSampler",
+            display_name="UnGuidance KSampler",
+            category=CATEGORY,
+            description="KSampler on a model that forgets the concept, with a report of w and of what it cost.",
+            inputs=[
+                io.Model.Input("model", tooltip="The base model, without the LoRA."),
+                LoRASocket.Input("lora", tooltip="The concept LoRA."),
+                *gate_inputs(),
+                seed_input("The random seed used for creating the noise."),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="The number of denoising steps."),
+                io.Float.Input(
+                    "cfg",
+                    default=8.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance: how closely the picture follows the prompt.",
+                ),
+                io.Combo.Input("sampler_name", options=host.SAMPLERS, tooltip="The algorithm used when sampling."),
+                io.Combo.Input(
+                    "scheduler", options=host.SCHEDULERS, tooltip="How the noise is removed over the steps."
+                ),
+                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
+                io.Conditioning.Input("negative", tooltip="What it shall not show."),
+                io.Latent.Input("latent_image", tooltip="The latent to denoise."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much is denoised; lower values keep more of the latent image.",
+                ),
+                *link_inputs(),
+            ],
+            outputs=[
+                io.Latent.Output(tooltip="The denoised latent."),
+                io.String.Output(display_name="report", tooltip="w and evaluations as JSON."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, lora, gate, w_erased, w_unrelated, latent_image, erased=None, w=None, **ksampler
+    ) -> io.NodeOutput:
+        """The latent and the report."""
+        w = weight(gate, w_erased, w_unrelated, erased, w)
+        counter = host.EvaluationCounter()
+        guided = counter.watch(unguide(model, lora, w))
+        latent = host.ksample(guided, latent_image=latent_image, **ksampler)
+        report = json.dumps({"w": w, "evaluations": counter.count, "pictures": latent["samples"].shape[0]})
+        return io.NodeOutput(latent, report, ui=ui.PreviewText(report))

@@ -1,0 +1,44 @@
+"""The pack's own socket types, and inputs that several nodes share."""
+
+from comfy_api.latest import io
+
+CATEGORY = "UnGuide"
+ConceptSocket = io.Custom("UNGUIDE_CONCEPT")
+LoRASocket = io.Custom("UNGUIDE_LORA")
+
+
+def seed_input(tooltip: str):
+    """A seed as KSampler has it."""
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
+
+
+def size_inputs(what: str):
+    """Width and height of a picture, in pixels."""
+    return [
+        io.Int.Input(side, default=512, min=16, max=4096, step=8, tooltip=f"{side.capitalize()} in pixels of {what}.")
+        for side in ("width", "height")
+    ]
+
+
+def w_inputs():
+    """The two weights that a decision chooses between."""
+    return [
+        io.Float.Input(
+            "w_erased",
+            default=-1.0,
+            min=-10.0,
+            max=10.0,
+            step=0.05,
+            tooltip="w for prompts that touch the erased concept. -1 (the paper's) predicts 2 x LoRA - base and "
+            "steers away from the concept; 0 is the LoRA alone.",
+        ),
+        io.Float.Input(
+            "w_unrelated",
+            default=1.0,
+            min=-10.0,
+            max=10.0,
+            step=0.05,
+            tooltip="w for all other prompts. 1 is the plain base picture, bit for bit, at plain cost. The paper "
+            "uses 2 (2 x base - LoRA), which costs twice as much and oversaturates.",
+        ),
+    ]

@@ -1,0 +1,79 @@
+"""A concept LoRA as a branch of a live model that is switched on and off per prediction. Pure torch.
+
+One model in memory, no weight is touched: training switches the branch on for the student and off for the teacher,
+the probe compares off with on, UnGuidance blends off and on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from .lora import LowRankPair
+
+
+class Branch:
+    """Low-rank pairs, by module path, hung on a model's Linears while `attached`, acting only while `on`.
+
+    Each Linear's instance attribute `forward` is wrapped, not its weight and not by a torch hook: hooks are skipped
+    by an already compiled model, weights may be quantised, memory-mapped or on another device.
+    """
+
+    def __init__(self, pairs: Mapping[str, LowRankPair]):
+        self.pairs = pairs
+        self.calls = 0  # of any pair since attached: 0 after a prediction means that something bypassed the branch
+        self._is_on = False
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Predictions inside include the LoRA."""
+        before, self._is_on = self._is_on, True
+        try:
+            yield
+        finally:
+            self._is_on = before
+
+    @contextmanager
+    def attached(self, model: torch.nn.Module) -> Iterator[Branch]:
+        """Hang the pairs on `model`'s Linears for the duration; whatever stood there is restored, also on errors."""
+        replaced: list[tuple[torch.nn.Module, dict]] = []
+        self.calls = 0
+        try:
+            for path, pair in self.pairs.items():
+                module = model.get_submodule(path)
+                _check_shape(path, module, pair)
+                replaced.append((module, {"forward": module.forward} if "forward" in vars(module) else {}))
+                module.forward = self._wrap(module.forward, pair)
+            yield self
+        finally:
+            for module, before in reversed(replaced):
+                vars(module).pop("forward", None)
+                vars(module).update(before)
+
+    def _wrap(self, forward, pair: LowRankPair):
+        cast: dict[tuple, LowRankPair] = {}
+
+        def forward_with_branch(x, *args, **kwargs):
+            y = forward(x, *args, **kwargs)
+            if not self._is_on:
+                return y
+            self.calls += 1
+            if pair.up.requires_grad:
+                return y + pair.change(x)
+            key = (x.device, x.dtype)
+            if key not in cast:
+                cast[key] = pair.to(device=x.device, dtype=x.dtype)
+            return y + cast[key].change(x)
+
+        return forward_with_branch
+
+
+def _check_shape(path: str, module: torch.nn.Module, pair: LowRankPair) -> None:
+    shape = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    if shape != (pair.down.shape[1], pair.up.shape[0]):
+        raise ValueError(
+            f"The concept LoRA's pair for `{path}` is made for {pair.down.shape[1]} inputs and {pair.up.shape[0]} "
+            f"outputs, the model's layer has {shape[0]} and {shape[1]}: this LoRA belongs to another model family."
+        )

@@ -1,0 +1,91 @@
+"""A concept to be forgotten: its prompts, and the prompt files they are read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+PROMPTS = Path(__file__).parent.parent / "prompts"
+NEUTRAL = ""
+LARGEST_FILE = 1_000_000  # bytes
+
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
+NamedPrompt = Annotated[Prompt, StringConstraints(min_length=1)]
+
+
+class Concept(BaseModel):
+    """The prompts around a concept, in the layout of the authors' prompt files, plus `preserve`.
+
+    target: the prompt to be forgotten; reference: what the model predicts in its place; synonyms: other prompts for
+    the same thing; other: prompts a benchmark compares with; preserve: prompts whose pictures must not change.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    target: NamedPrompt
+    reference: NamedPrompt
+    synonyms: tuple[NamedPrompt, ...] = ()
+    other: tuple[Prompt, ...] = ()
+    preserve: tuple[NamedPrompt, ...] = ()
+
+    @cached_property
+    def kept(self) -> tuple[str, ...]:
+        """`preserve`, without any prompt that ends in the same word as the target or a synonym: that is the concept."""
+        names = {prompt.split()[-1].lower() for prompt in (self.target, *self.synonyms)}
+        return tuple(prompt for prompt in self.preserve if prompt.split()[-1].lower() not in names)
+
+
+@dataclass
+class EncodedConcept:
+    """A concept and its encoded prompts (the host's CONDITIONING by prompt): target, reference, neutral, preserve."""
+
+    concept: Concept
+    prompts: dict[str, list]
+
+
+def presets() -> list[str]:
+    """The names of the prompt files that ship with the pack."""
+    return sorted(path.stem for path in PROMPTS.glob("*.json"))
+
+
+def read_prompt_file(path: Path) -> Concept:
+    """A concept from a JSON file. Raises ValueError that names the file and what is wrong with it."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path.name} is larger than {LARGEST_FILE} bytes: this is not a prompt file.")
+    try:
+        return Concept.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"{path.name}: {place}: {first['msg']}.") from None
+
+
+def lines(text: str) -> tuple[str, ...]:
+    """The prompts of a multi-line text, one a line; blank lines are dropped."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def concept_from(preset: str | None, target: str, reference: str, synonyms: str, preserve: str) -> Concept:
+    """A preset's concept in which every field that is filled in replaces the preset's.
+
+    Without a preset, `target` and `reference` are required, and `preserve` falls back to the list that all presets
+    share. Raises ValueError that names the missing field.
+    """
+    fields = {"target": target.strip(), "reference": reference.strip()}
+    fields |= {"synonyms": lines(synonyms), "preserve": lines(preserve)}
+    filled = {name: value for name, value in fields.items() if value}
+    if preset is not None:
+        return read_prompt_file(PROMPTS / f"{preset}.json").model_copy(update=filled)
+    for name in ("target", "reference"):
+        if name not in filled:
+            raise ValueError(f"`{name}` is empty: write a prompt, or choose a `preset`.")
+    return Concept(**{"preserve": default_preserve(), **filled})
+
+
+def default_preserve() -> tuple[str, ...]:
+    """Everyday prompts whose pictures must not change, for concepts that name none."""
+    return lines((PROMPTS / "preserve.txt").read_text(encoding="utf-8"))

@@ -1,0 +1,74 @@
+"""Pictures of what the method does: loss curve, probe chart, comparison grid. IMAGE tensors [1, H, W, 3] in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+ERASED, UNRELATED, CONTROL = "#d1495b", "#2a7f9e", "#9aa5ad"
+
+
+def to_image(figure: Figure) -> torch.Tensor:
+    """A matplotlib figure as an IMAGE."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(numpy.asarray(canvas.buffer_rgba())[..., :3].copy()).float()[None] / 255
+
+
+def loss_curve(losses: Sequence) -> torch.Tensor:
+    """The erasing and the retain loss by iteration, both with their running mean, on logarithmic axes."""
+    figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    panels = (("erasing", ERASED), ("retain", UNRELATED))
+    for axis, (name, colour) in zip(axes, panels, strict=True):
+        values = numpy.array([getattr(loss, name) for loss in losses])
+        iterations = numpy.arange(1, len(values) + 1)
+        axis.plot(iterations, values, color=colour, alpha=0.3, linewidth=1)
+        axis.plot(iterations, _running_mean(values), color=colour, linewidth=2, label=f"{name} loss")
+        if (values > 0).any():
+            axis.set_yscale("log")
+        axis.legend(loc="upper right", frameon=False)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].set_xlabel("iteration")
+    return to_image(figure)
+
+
+def _running_mean(values: numpy.ndarray, window: int = 20) -> numpy.ndarray:
+    sums = numpy.cumsum(numpy.insert(values, 0, 0.0))
+    ends = numpy.arange(1, len(values) + 1)
+    starts = numpy.maximum(0, ends - window)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def probe_chart(report: dict) -> torch.Tensor:
+    """A probe's report (`Probe.report`) as one line a prompt: its score, its spread, and the threshold between."""
+    prompts = sorted(report["prompts"], key=lambda p: p["score"])
+    controls = [control["score"] for control in report["controls"]]
+    figure = Figure(figsize=(6.4, 1.6 + 0.26 * max(3, len(prompts))), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    axis.axvspan(report["threshold"], max([report["threshold"], *(p["score"] for p in prompts)]) * 1.05, alpha=0.08,
+                 color=ERASED, linewidth=0)  # fmt: skip
+    axis.axvline(report["threshold"], color="#333333", linewidth=1.2, linestyle="--")
+    axis.text(
+        report["threshold"], len(prompts) + 0.35, f"threshold {report['threshold']:.2f}", ha="center", va="bottom"
+    )
+    axis.scatter(controls, [-1] * len(controls), marker="|", s=120, color=CONTROL)
+    for row, prompt in enumerate(prompts):
+        colour = ERASED if prompt["erased"] else UNRELATED
+        axis.errorbar(prompt["score"], row, xerr=prompt["spread"], fmt="o", color=colour, capsize=2)
+    axis.set_yticks(range(-1, len(prompts)), ["control prompts", *(_short(p["prompt"]) for p in prompts)])
+    axis.set_ylim(-1.6, len(prompts) + 0.2)
+    axis.set_xlabel(f"score ({report['mode']}): right of the line = touches the erased concept")
+    axis.grid(axis="x", alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return to_image(figure)
+
+
+def _short(prompt: str, longest: int = 40) -> str:
+    text = prompt if len(prompt) <= longest else prompt[: longest - 3] + "..."
+    return text.replace("$", r"\$") or "(neutral prompt)"
