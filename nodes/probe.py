@@ -26,7 +26,12 @@ class UnGuideStabilityProbe(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model, without the LoRA."),
                 LoRASocket.Input("lora", tooltip="The concept LoRA."),
                 io.Clip.Input("clip", tooltip="The same checkpoint's text encoder."),
-                io.String.Input("prompts", default="", multiline=True, tooltip="Prompts to decide, one a line."),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip='Prompts to decide, one a line. "" is the neutral prompt.',
+                ),
                 io.Int.Input(
                     "seeds",
                     default=4,

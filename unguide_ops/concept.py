@@ -65,25 +65,25 @@ def read_prompt_file(path: Path) -> Concept:
 
 
 def lines(text: str) -> tuple[str, ...]:
-    """The prompts of a multi-line text, one a line; blank lines are dropped."""
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    """The prompts of a multi-line text, one a line; blank lines are dropped, `""` is the neutral prompt."""
+    return tuple("" if line.strip() == '""' else line.strip() for line in text.splitlines() if line.strip())
 
 
 def concept_from(preset: str | None, target: str, reference: str, synonyms: str, preserve: str) -> Concept:
     """A preset's concept in which every field that is filled in replaces the preset's.
 
-    Without a preset, `target` and `reference` are required, and `preserve` falls back to the list that all presets
-    share. Raises ValueError that names the missing field.
+    Without a preset, `target` and `reference` are required. A concept that names nothing to preserve preserves
+    everyday things. Raises ValueError that names the missing field.
     """
     fields = {"target": target.strip(), "reference": reference.strip()}
     fields |= {"synonyms": lines(synonyms), "preserve": lines(preserve)}
     filled = {name: value for name, value in fields.items() if value}
     if preset is not None:
-        return read_prompt_file(PROMPTS / f"{preset}.json").model_copy(update=filled)
+        filled = read_prompt_file(PROMPTS / f"{preset}.json").model_dump() | filled
     for name in ("target", "reference"):
         if name not in filled:
             raise ValueError(f"`{name}` is empty: write a prompt, or choose a `preset`.")
-    return Concept(**{"preserve": default_preserve(), **filled})
+    return Concept(**filled | {"preserve": filled.get("preserve") or default_preserve()})
 
 
 def default_preserve() -> tuple[str, ...]:

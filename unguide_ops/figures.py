@@ -20,17 +20,15 @@ def to_image(figure: Figure) -> torch.Tensor:
 
 
 def loss_curve(losses: Sequence) -> torch.Tensor:
-    """The erasing and the retain loss by iteration, both with their running mean, on logarithmic axes."""
+    """The erasing loss (logarithmic) and the retain loss by iteration, both with their running mean."""
     figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    panels = (("erasing", ERASED), ("retain", UNRELATED))
-    for axis, (name, colour) in zip(axes, panels, strict=True):
+    axes[0].set_yscale("log", nonpositive="mask")
+    for axis, name, colour in zip(axes, ("erasing", "retain"), (ERASED, UNRELATED), strict=True):
         values = numpy.array([getattr(loss, name) for loss in losses])
         iterations = numpy.arange(1, len(values) + 1)
         axis.plot(iterations, values, color=colour, alpha=0.3, linewidth=1)
         axis.plot(iterations, _running_mean(values), color=colour, linewidth=2, label=f"{name} loss")
-        if (values > 0).any():
-            axis.set_yscale("log")
         axis.legend(loc="upper right", frameon=False)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -63,7 +61,7 @@ def probe_chart(report: dict) -> torch.Tensor:
         axis.errorbar(prompt["score"], row, xerr=prompt["spread"], fmt="o", color=colour, capsize=2)
     axis.set_yticks(range(-1, len(prompts)), ["control prompts", *(_short(p["prompt"]) for p in prompts)])
     axis.set_ylim(-1.6, len(prompts) + 0.2)
-    axis.set_xlabel(f"score ({report['mode']}): right of the line = touches the erased concept")
+    figure.supxlabel(f"score ({report['mode']}): a prompt beyond the threshold touches the concept", fontsize=10)
     axis.grid(axis="x", alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     return to_image(figure)
@@ -72,3 +70,27 @@ def probe_chart(report: dict) -> torch.Tensor:
 def _short(prompt: str, longest: int = 40) -> str:
     text = prompt if len(prompt) <= longest else prompt[: longest - 3] + "..."
     return text.replace("$", r"\$") or "(neutral prompt)"
+
+
+def comparison_grid(rows: Sequence[str], columns: Sequence[str], pictures: torch.Tensor, title: str) -> torch.Tensor:
+    """Pictures [rows, columns, N, H, W, 3] in [0, 1] as a labelled table, N side by side in each cell."""
+    n_rows, n_columns, n, height, width, _ = pictures.shape
+    scale = max(1, 96 // height)
+    figure = Figure(
+        figsize=(2.2 + n_columns * (n * width * scale + 24) / 100, 0.8 + n_rows * (height * scale + 8) / 100),
+        dpi=100,
+        layout="constrained",
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    cells = figure.subplots(n_rows, n_columns, squeeze=False)
+    for row in range(n_rows):
+        for column in range(n_columns):
+            cell = cells[row, column]
+            cell.imshow(torch.cat(list(pictures[row, column]), 1).numpy(), interpolation="nearest")
+            cell.set_xticks([])
+            cell.set_yticks([])
+            cell.spines[:].set_visible(False)
+        cells[row, 0].set_ylabel(_short(rows[row]), rotation=0, ha="right", va="center", fontsize=10)
+    for column, label in enumerate(columns):
+        cells[0, column].set_title(label, fontsize=11)
+    return to_image(figure)

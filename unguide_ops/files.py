@@ -19,7 +19,8 @@ from safetensors.torch import load, save, save_file
 
 from .lora import ConceptLoRA, LowRankPair
 
-VERSION = "1"
+KEY = "unguide"  # of the one metadata entry: JSON with version, concept, training, target_prompt
+VERSION = 1
 LARGEST_FILE = 4_000_000_000  # bytes
 SUFFIXES = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))  # kohya, peft
 
@@ -31,12 +32,13 @@ def save_lora(path: Path, lora: ConceptLoRA) -> None:
         tensors[f"{name}.lora_down.weight"] = pair.down.contiguous()
         tensors[f"{name}.lora_up.weight"] = pair.up.contiguous()
         tensors[f"{name}.alpha"] = torch.tensor(pair.alpha * pair.rank)
-    metadata = {
-        "unguide.version": VERSION,
-        "unguide.concept": json.dumps(lora.concept),
-        "unguide.training": json.dumps(lora.training),
-        "unguide.target_prompt": base64.b64encode(save(lora.target_prompt)).decode(),
+    about = {
+        "version": VERSION,
+        "concept": lora.concept,
+        "training": lora.training,
+        "target_prompt": base64.b64encode(save(lora.target_prompt)).decode(),
     }
+    metadata = {KEY: json.dumps(about, sort_keys=True)}  # a single entry: safetensors writes several in any order
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)
@@ -60,7 +62,7 @@ def load_lora(path: Path) -> ConceptLoRA:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         return _from_tensors(tensors, metadata)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path.name} cannot be used as a concept LoRA: {error}") from None
 
 
@@ -79,11 +81,12 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) ->
         raise ValueError(f"it holds `{next(iter(tensors))}`, and only plain low-rank pairs can be switched on and off.")
     if not pairs:
         raise ValueError("it holds no low-rank pairs.")
-    packed = base64.b64decode(metadata.get("unguide.target_prompt", ""), validate=True)
+    about = json.loads(metadata.get(KEY, "{}"))
+    packed = base64.b64decode(about.get("target_prompt", ""), validate=True)
     return ConceptLoRA(
         pairs,
-        concept=_object(metadata, "unguide.concept"),
-        training=_object(metadata, "unguide.training"),
+        concept=dict(about.get("concept", {})),
+        training=dict(about.get("training", {})),
         target_prompt=load(packed) if packed else {},
     )
 
@@ -97,10 +100,3 @@ def _pair(down: torch.Tensor, up: torch.Tensor | None, alpha: torch.Tensor | Non
         )
     rank = down.shape[0]
     return LowRankPair(down.float(), up.float(), alpha.item() / rank if alpha is not None else 1.0)
-
-
-def _object(metadata: dict[str, str], key: str) -> dict:
-    value = json.loads(metadata.get(key, "{}"))
-    if not isinstance(value, dict):
-        raise ValueError(f"its metadata `{key}` is not a JSON object.")
-    return value

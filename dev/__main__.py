@@ -1,0 +1,96 @@
+"""`python dev demo | test | serve`: sets up what is missing under `.dev`, then runs the command there.
+
+Needs nothing but Python and pip. Until the version check has passed, this file keeps to syntax that older
+Pythons can read, so that they get a sentence and not a traceback.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+COMMANDS = {
+    "demo": "run the demonstration on the embedded model, in a real ComfyUI",
+    "test": "run the tests against a real ComfyUI",
+    "serve": "start ComfyUI with the pack, to use in a browser",
+}
+NAME = "python dev"
+
+
+def fail(sentence):
+    """Say what went wrong and end with exit code 2."""
+    sys.stderr.write("error: " + sentence + "\n")
+    sys.exit(2)
+
+
+def check_python():
+    """Refuse a Python for which the pinned packages have no wheels."""
+    bits = 64 if sys.maxsize > 2**32 else 32
+    major, minor = sys.version_info[:2]
+    if bits == 32 or not (3, 10) <= (major, minor) <= (3, 13):
+        fail(
+            f"this is Python {major}.{minor} ({bits} bit), but the pack is developed with 64-bit Python 3.10 "
+            "to 3.13: run the command with one of those, as in `python3.12 dev test`."
+        )
+
+
+def parse(arguments):
+    """The command's module, and its options; `options.extra` are the arguments for another program."""
+    listing = "\n".join(f"  {name:6} {text}" for name, text in COMMANDS.items())
+    outer = argparse.ArgumentParser(
+        prog=NAME,
+        description="Work on the UnGuide node pack.\n\ncommands:\n" + listing,
+        epilog=f"The first run sets up `.dev`: some minutes. `{NAME} COMMAND --help` explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    outer.add_argument(
+        "command", choices=list(COMMANDS), metavar="command", help="one of: " + ", ".join(COMMANDS)
+    )
+    outer.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the command")
+    chosen = outer.parse_args(arguments)
+    module = importlib.import_module("dev." + chosen.command)
+
+    extra_to = getattr(module, "EXTRA", None)
+    title = COMMANDS[chosen.command]
+    inner = argparse.ArgumentParser(
+        prog=NAME + " " + chosen.command,
+        description=title[0].upper() + title[1:] + ".",
+        epilog=f"Other arguments, and all after `--`, go to {extra_to}." if extra_to else None,
+        allow_abbrev=False,
+    )
+    inner.add_argument("--host", metavar="PATH", help="use this ComfyUI folder instead of the pinned one")
+    module.add_arguments(inner)
+    rest = chosen.rest
+    cut = rest.index("--") if "--" in rest else len(rest)
+    options, unknown = inner.parse_known_args(rest[:cut])
+    options.extra = unknown + rest[cut + 1 :]
+    if options.extra and not extra_to:
+        inner.error("unrecognized arguments: " + " ".join(options.extra))
+    return module, options
+
+
+def main(arguments):
+    """Run one command; returns the exit code."""
+    check_python()
+    sys.path[0] = os.path.dirname(HERE)  # modules are `dev.x`: a plain `server` would hide the host's
+    from dev import environment, stages
+
+    module, options = parse(arguments)
+    try:
+        try:
+            options.host = environment.prepare(options.host)
+        except OSError as error:
+            raise stages.DevError(environment.explain_os_error(error)) from error
+        if not environment.inside():
+            return stages.become([str(environment.python()), HERE, *arguments])
+        return module.run(options)
+    except stages.DevError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,168 @@
+"""Talk to a running ComfyUI: run a graph and follow it, fetch a picture, interrupt, free the memory.
+
+A graph is in the API format: {node_id: {"class_type": ..., "inputs": {...}, "_meta": {"title": ...}}}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from dev.server import request
+from dev.stages import DevError
+
+Graph = dict[str, dict[str, Any]]
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+
+class GraphError(DevError):
+    """A graph that the host refused or could not finish.
+
+    `node_id` and `class_type` name the first node at fault, `exception_type` and `traceback` (lines) what it
+    raised. They are None or empty where they do not apply.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        node_id: str | None = None,
+        class_type: str | None = None,
+        exception_type: str | None = None,
+        traceback: list[str] | None = None,
+    ) -> None:
+        """The sentence, and where it happened."""
+        super().__init__(message)
+        self.node_id, self.class_type, self.exception_type = node_id, class_type, exception_type
+        self.traceback = traceback or []
+
+
+class GraphInterruptedError(GraphError):
+    """Somebody interrupted the graph."""
+
+
+def run_graph(url: str, graph: Graph, on_event: OnEvent | None = None) -> dict[str, dict[str, Any]]:
+    """Run `graph` to its end and return {node_id: what the node showed}, as the host's history has it.
+
+    `on_event(name, data)` gets each message about this graph (`progress_state`, `executing`, `executed` ...),
+    without the pictures that preview a step. Raises GraphError if the host refuses the graph or a node fails,
+    GraphInterruptedError if it is interrupted. If the call is abandoned (Ctrl-C, an error in `on_event`), the
+    host stops working on the graph.
+    """
+    return asyncio.run(run_graph_async(url, graph, on_event))
+
+
+async def run_graph_async(
+    url: str, graph: Graph, on_event: OnEvent | None = None
+) -> dict[str, dict[str, Any]]:
+    """The same as `run_graph`, to await."""
+    import aiohttp  # here, so that the module can be imported before the environment exists
+
+    client = uuid.uuid4().hex
+    prompt = ""
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+            async with session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket:
+                async with session.post(
+                    f"{url}/prompt", json={"prompt": graph, "client_id": client}
+                ) as answer:
+                    reply = await answer.json()
+                    if answer.status != 200:
+                        raise refusal(reply, graph)
+                prompt = reply["prompt_id"]
+                await follow(socket, prompt, graph, on_event)
+            async with session.get(f"{url}/history/{prompt}") as answer:
+                outputs: dict[str, dict[str, Any]] = (await answer.json())[prompt]["outputs"]
+                return outputs
+    except aiohttp.ClientError as error:
+        raise GraphError(f"no ComfyUI answers at {url} ({error}): start one.") from error
+    except GraphError:
+        raise
+    except BaseException:
+        if prompt:
+            with contextlib.suppress(OSError):
+                interrupt(url, prompt)
+        raise
+
+
+async def follow(socket: Any, prompt: str, graph: Graph, on_event: OnEvent | None) -> None:
+    """Read the messages about `prompt` until the host is done with it; raises the error among them."""
+    failure: GraphError | None = None
+    async for message in socket:
+        if not isinstance(message.data, str):
+            continue  # a preview
+        event = json.loads(message.data)
+        name, data = event["type"], event["data"]
+        if data.get("prompt_id") != prompt:
+            continue
+        if on_event:
+            on_event(name, data)
+        if name == "execution_error":
+            text = data["exception_message"].strip()
+            where = f"node {label(graph, data['node_id'], data['node_type'])}"
+            details = data["node_id"], data["node_type"], data["exception_type"], data["traceback"]
+            failure = GraphError(f"{where} failed: {data['exception_type']}: {text}", *details)
+        elif name == "execution_interrupted":
+            where = label(graph, data["node_id"], data["node_type"])
+            failure = GraphInterruptedError(
+                f"interrupted in node {where}.", data["node_id"], data["node_type"]
+            )
+        elif name == "executing" and data["node"] is None:
+            if failure:
+                raise failure
+            return
+    raise failure or GraphError("ComfyUI ended while it ran the graph: see its log.")
+
+
+def refusal(reply: dict[str, Any], graph: Graph) -> GraphError:
+    """The error for a graph that did not pass the host's validation."""
+    faults = []
+    for node_id, node in reply.get("node_errors", {}).items():
+        where = label(graph, node_id, node["class_type"])
+        faults += [
+            (f"node {where}: {sentence(error)}", node_id, node["class_type"]) for error in node["errors"]
+        ]
+    if not faults:
+        return GraphError(f"the host refused the graph: {sentence(reply['error'])}")
+    texts = "; ".join(text for text, *_ in faults)
+    return GraphError(f"the host refused the graph: {texts}", *faults[0][1:])
+
+
+def sentence(error: dict[str, Any]) -> str:
+    """What a validation error says, with its details."""
+    return f"{error['message']} ({error['details']})" if error.get("details") else str(error["message"])
+
+
+def label(graph: Graph, node_id: str, class_type: str) -> str:
+    """A node's id, with its title or class."""
+    return (
+        f"{node_id} ({class_type}, {title!r})"
+        if (title := title_of(graph, node_id))
+        else f"{node_id} ({class_type})"
+    )
+
+
+def title_of(graph: Graph, node_id: str) -> str:
+    """The title somebody gave a node, or an empty string."""
+    return str(graph.get(node_id, {}).get("_meta", {}).get("title", ""))
+
+
+def fetch_image(url: str, image: dict[str, str]) -> bytes:
+    """The file of a picture, as a node's `images` list it: {"filename", "subfolder", "type"}."""
+    return request(f"{url}/view?{urlencode({key: image[key] for key in ('filename', 'subfolder', 'type')})}")
+
+
+def interrupt(url: str, prompt: str | None = None) -> None:
+    """Stop what the host runs at the moment; with `prompt`, only that one, also where it still waits."""
+    if prompt:
+        request(f"{url}/queue", {"delete": [prompt]})
+    request(f"{url}/interrupt", {"prompt_id": prompt} if prompt else {})
+
+
+def free(url: str) -> None:
+    """Unload the models and forget cached results, so that the next graph runs from scratch."""
+    request(f"{url}/free", {"unload_models": True, "free_memory": True})

@@ -1,0 +1,175 @@
+"""The development environment in `.dev`: `venv` (packages), `host` (ComfyUI) and `base` (its data folders).
+
+Everything here runs on the standard library alone. A part is finished when its stamp, written last, holds the
+hash of `pins.ini`; a part without one was interrupted and is made again, one with another hash is brought up
+to date.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import errno
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dev import hostfiles, stages
+from dev.stages import DevError
+
+ROOT = Path(__file__).resolve().parent.parent
+PINS = ROOT / "dev" / "pins.ini"
+HOME = ROOT / ".dev"
+VENV = HOME / "venv"
+HOST = HOME / "host"
+BASE = HOME / "base"
+SCRATCH = HOME / "tmp"
+STAMP = ".unguide-pins"
+PACK_NAME = "unguide"
+BASE_FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user/default")
+DISK_GB = 10 if platform.system() == "Linux" else 3  # Linux wheels of torch bring CUDA along
+
+
+def python() -> Path:
+    """The environment's Python."""
+    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def inside() -> bool:
+    """Whether this very process runs under the environment's Python."""
+    return VENV.is_dir() and os.path.samefile(sys.prefix, VENV)
+
+
+def prepare(host: str | None) -> Path:
+    """Set up what is missing and return the ComfyUI folder to run: `host` if given, else the pinned one."""
+    if host is not None and not Path(host, "main.py").is_file():
+        raise DevError(f"`--host {host}` is not a ComfyUI folder: name the one that holds its main.py.")
+    if not (finished(VENV) and python().exists() and (host is not None or finished(HOST))):
+        HOME.mkdir(exist_ok=True)
+        with lock():
+            set_up(with_host=host is None)
+    make_base(BASE)
+    return HOST if host is None else Path(host).resolve()
+
+
+def set_up(with_host: bool) -> None:
+    """Create or update the environment, and unpack the host if `with_host`."""
+    began = time.monotonic()
+    stages.say(f"Setting up {HOME}, once:")
+    stages.LOG.unlink(missing_ok=True)
+    clear_scratch()
+    try:
+        pins = configparser.ConfigParser()
+        pins.read(PINS, encoding="utf-8")
+        env = {**os.environ, "TMPDIR": str(SCRATCH), "TEMP": str(SCRATCH), "TMP": str(SCRATCH)}
+        pip = [str(python()), "-m", "pip", "--no-input", "--disable-pip-version-check"]
+        make_venv(env)
+        if with_host and not finished(HOST):
+            hostfiles.install(pins["host"], HOST, SCRATCH, pip, env, stamp=(STAMP, fingerprint()))
+        if not finished(VENV):
+            (VENV / STAMP).unlink(missing_ok=True)
+            wanted = [f"{name}=={version}" for name, version in pins["packages"].items()]
+            options = ["--only-binary", ":all:", "--progress-bar", "off"]
+            stages.run("installing torch and the other packages", [*pip, "install", *options, *wanted], env)
+            write_stamp(VENV)
+    finally:
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+    stages.say(f"Done in {stages.duration(time.monotonic() - began)}.")
+
+
+def make_venv(env: dict[str, str]) -> None:
+    """Make an empty virtual environment, unless a complete one, of whatever pins, is there."""
+    if (VENV / STAMP).is_file() and python().exists():
+        return
+    if inside():
+        raise DevError(".dev/venv is incomplete: run the command with your own Python, not with that one.")
+    if not VENV.exists():
+        check_space()
+    (VENV / STAMP).unlink(missing_ok=True)
+    stages.run("creating a virtual environment", [sys.executable, "-m", "venv", "--clear", str(VENV)], env)
+    check_space()  # now that what an interrupted set-up left is gone
+
+
+def make_base(base: Path) -> Path:
+    """Make `base` a ComfyUI base directory with this pack, and no other, linked in; returns it."""
+    for name in BASE_FOLDERS:
+        (base / name).mkdir(parents=True, exist_ok=True)
+    link = base / "custom_nodes" / PACK_NAME
+    if link.exists() and os.path.samefile(link, ROOT):
+        return base
+    if os.path.lexists(link):
+        try:
+            os.readlink(link)
+        except OSError:
+            raise DevError(f"{link} should be a link to {ROOT}: move that folder out of the way.") from None
+        link.unlink()  # the checkout has moved
+    if os.name == "nt":  # a junction, as a symbolic link there needs special rights
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(ROOT)], check=True, capture_output=True)
+    else:
+        link.symlink_to(ROOT, target_is_directory=True)
+    return base
+
+
+def fingerprint() -> str:
+    """What a stamp holds: the hash of `pins.ini`, whatever its line ends."""
+    return hashlib.sha256(PINS.read_text(encoding="utf-8").encode()).hexdigest()
+
+
+def finished(folder: Path) -> bool:
+    """Whether `folder` was made, completely, from the pins as they are now."""
+    stamp = folder / STAMP
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint()
+
+
+def write_stamp(folder: Path) -> None:
+    """Mark `folder` as finished."""
+    part = folder / (STAMP + ".part")
+    part.write_text(fingerprint(), encoding="utf-8")
+    part.replace(folder / STAMP)
+
+
+def clear_scratch() -> None:
+    """An empty folder for downloads: on the same disk as the result, where a system's /tmp may be small."""
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    SCRATCH.mkdir()
+
+
+def check_space() -> None:
+    """Refuse to start a download for which there is no room."""
+    free = shutil.disk_usage(HOME).free / 1e9
+    if free < DISK_GB:
+        raise DevError(
+            f"the disk of {HOME} has {free:.1f} GB free, but the set-up needs {DISK_GB} GB: make room."
+        )
+
+
+def explain_os_error(error: OSError) -> str:
+    """A sentence for a set-up that the file system refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk with {HOME} is full: make room (about {DISK_GB} GB) and run the command again."
+    where = f" ({error.filename})" if error.filename else ""
+    return f"the set-up in {HOME} failed: {error.strerror or error}{where}: put that right and run it again."
+
+
+@contextlib.contextmanager
+def lock() -> Iterator[None]:
+    """Let one set-up at a time in; pip inherits the lock, so a pip left behind still holds it."""
+    if os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    with open(HOME / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stages.say("Waiting for another set-up in .dev to end ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        os.set_inheritable(file.fileno(), True)
+        yield

@@ -1,0 +1,22 @@
+"""`python dev test`: pytest in the environment, with the host it should test against."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from dev.environment import ROOT
+from dev.stages import become
+
+EXTRA = "pytest"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing beyond `--host`: all else is pytest's."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run pytest from the repository root; it collects `tests`, unless the arguments name something else."""
+    command = [sys.executable, "-m", "pytest", *options.extra]
+    return become(command, cwd=ROOT, env={**os.environ, "UNGUIDE_HOST": str(options.host)})

@@ -1,0 +1,113 @@
+"""A real host in this process, the pack loaded as the host loads it, and the embedded model."""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+HOST = Path(os.environ.get("UNGUIDE_HOST") or REPOSITORY / ".dev" / "host")
+
+
+def start_host() -> None:
+    """Make ComfyUI importable, on the CPU, with a base directory of its own."""
+    if not (HOST / "main.py").is_file():
+        pytest.exit(f"No ComfyUI in {HOST}: run `python dev test`, which sets one up.", returncode=2)
+    base = Path(tempfile.mkdtemp(prefix="unguide-tests-"))
+    for folder in ("custom_nodes", "models/loras", "input", "output", "temp"):
+        (base / folder).mkdir(parents=True)
+    sys.path.insert(0, str(HOST))
+    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base)]
+    try:
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.cli_args  # noqa: F401 - parses the arguments
+        import comfy.utils
+    finally:
+        sys.argv = arguments
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+
+
+def load_pack():
+    """The pack as package `unguide`."""
+    spec = importlib.util.spec_from_file_location(
+        "unguide", REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
+    )
+    sys.modules["unguide"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["unguide"])
+
+
+sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers
+start_host()
+load_pack()
+
+import nodes  # noqa: E402
+import torch  # noqa: E402
+from unguide.demo_model import load_demo_model  # noqa: E402
+from unguide.unguide_ops import host, targets  # noqa: E402
+from unguide.unguide_ops.concept import NEUTRAL, EncodedConcept, concept_from  # noqa: E402
+from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair  # noqa: E402
+
+CAT, DOG = "a photo of the cat", "a photo of the dog"
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_node():
+    """The host runs every node in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The embedded model as the host's node execution makes it."""
+    with torch.inference_mode():
+        return load_demo_model()
+
+
+@pytest.fixture(scope="session")
+def model(demo):
+    return demo[0]
+
+
+@pytest.fixture(scope="session")
+def clip(demo):
+    return demo[1]
+
+
+@pytest.fixture(scope="session")
+def concept(clip):
+    """The cat."""
+    with torch.inference_mode():
+        it = concept_from("cat", "", "", "", "")
+        return EncodedConcept(it, {p: host.encode(clip, p) for p in (it.target, it.reference, NEUTRAL, *it.kept)})
+
+
+@pytest.fixture(scope="session")
+def lora(model, clip):
+    """A LoRA of random pairs, strong enough to change every picture."""
+    generator = torch.Generator().manual_seed(1)
+    names = host.file_names(model)
+    pairs = {}
+    for path, linear in targets.select(model.model.diffusion_model, targets.CROSS_ATTENTION).items():
+        pair = LowRankPair.create(linear.in_features, linear.out_features, 2, 1.0, generator)
+        pair.up = 0.2 * torch.randn(pair.up.shape, generator=generator)
+        pairs[names[path]] = pair
+    with torch.inference_mode():
+        return ConceptLoRA(pairs, target_prompt=host.pack_conditioning(host.encode(clip, CAT)))
+
+
+@pytest.fixture
+def sample(clip):
+    """sample(MODEL, prompt, ...) -> the latent a stock KSampler gives, two pictures."""
+
+    def run(model, prompt=CAT, sampler="euler", steps=6, cfg=7.5, seed=3, negative=""):
+        latent = nodes.EmptyLatentImage().generate(64, 64, 2)[0]
+        positive, negative = host.encode(clip, prompt), host.encode(clip, negative)
+        return host.ksample(model, seed, steps, cfg, sampler, "normal", positive, negative, latent, 1.0)["samples"]
+
+    return run

@@ -1,0 +1,73 @@
+"""Concepts and prompt files."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from unguide.demo_model import load_config
+from unguide.unguide_ops.concept import PROMPTS, Concept, concept_from, default_preserve, presets, read_prompt_file
+
+
+def test_every_preset_reads_and_preserves_nothing_of_itself():
+    assert len(presets()) == 10
+    for preset in presets():
+        concept = concept_from(preset, "", "", "", "")
+        assert concept.target == f"a photo of the {preset}" and len(concept.synonyms) == 3
+        assert concept.other[-1] == "" and len(concept.other) == 10
+        assert concept.kept and not set(concept.kept) & {concept.target, *concept.synonyms, *concept.other}
+
+
+def test_the_synonyms_of_the_presets_are_words_the_embedded_model_was_trained_on():
+    words = load_config()["concepts"]
+    for preset in presets():
+        assert {prompt.split()[-1] for prompt in concept_from(preset, "", "", "", "").synonyms} <= {
+            word.split()[-1] for word in words[preset]
+        }
+
+
+def test_filled_fields_replace_the_preset_s():
+    concept = concept_from("cat", "", " a photo of the sea ", "tabby\n\n moggy ", "")
+    assert (concept.target, concept.reference) == ("a photo of the cat", "a photo of the sea")
+    assert concept.synonyms == ("tabby", "moggy")
+
+
+def test_without_preset_target_and_reference_are_required():
+    with pytest.raises(ValueError, match="`reference` is empty"):
+        concept_from(None, "a tiger", " ", "", "")
+    assert concept_from(None, "a tiger", "the sea", "", "").preserve == default_preserve()
+
+
+def test_a_preserved_prompt_that_is_the_concept_itself_is_left_out():
+    concept = concept_from(None, "a tiger", "the sea", "a big cat", "")
+    assert "a photo of the tiger" in concept.preserve and "a photo of the tiger" not in concept.kept
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "JSON"), ("[]", "object"), ('{"target": "a"}', "reference"), ('{"target": 1, "reference": "b"}', "target"),
+     ('{"target": "a", "reference": "b", "synonyms": [""]}', "synonyms.0"), ("x" * 1_000_001, "larger than")],
+)  # fmt: skip
+def test_a_wrong_prompt_file_is_refused_with_the_place(tmp_path, content, message):
+    path = tmp_path / "wrong.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"wrong.json.*{message}"):
+        read_prompt_file(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=300) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+).map(lambda x: json.dumps(x).encode()))  # fmt: skip
+def test_any_bytes_give_a_concept_or_a_clear_error(tmp_path, content):
+    path = tmp_path / "any.json"
+    path.write_bytes(content)
+    try:
+        assert isinstance(read_prompt_file(path), Concept)
+    except ValueError as error:
+        assert "any.json" in str(error)
+
+
+def test_prompt_files_are_in_the_authors_layout():
+    for path in PROMPTS.glob("*.json"):
+        assert list(json.loads(path.read_text())) == ["target", "reference", "synonyms", "other"]

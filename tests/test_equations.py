@@ -1,0 +1,82 @@
+"""The paper's equations and the measures, as pure maths."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from unguide.unguide_ops import gate, objective
+from unguide.unguide_ops.guidance import blend
+from unguide.unguide_ops.lora import LowRankPair
+from unguide.unguide_ops.metrics import h0
+
+tensors = npst.arrays("float64", (2, 3), elements=st.floats(-100, 100)).map(torch.from_numpy)
+numbers = st.floats(-10, 10)
+
+
+@given(tensors, tensors, numbers)
+def test_blend_at_its_landmarks(base, lora, w):
+    assert torch.equal(blend(base, lora, 1.0), base) and torch.equal(blend(base, lora, 0.0), lora)
+    torch.testing.assert_close(blend(base, lora, -1.0), 2 * lora - base)
+    torch.testing.assert_close(blend(base, lora, 2.0), 2 * base - lora)
+    torch.testing.assert_close(blend(base, base, w), base)
+
+
+@given(tensors, tensors, tensors, tensors, numbers, numbers)
+def test_blending_before_guidance_is_blending_after_it(base, base_uncond, lora, lora_uncond, w, scale):
+    cfg = objective.classifier_free_guidance
+    before = cfg(blend(base_uncond, lora_uncond, w), blend(base, lora, w), scale)
+    after = blend(cfg(base_uncond, base, scale), cfg(lora_uncond, lora, scale), w)
+    torch.testing.assert_close(before, after, rtol=1e-9, atol=1e-6)
+
+
+@given(tensors, tensors, numbers)
+def test_the_erasing_target_moves_from_the_reference_away_from_the_target(target, reference, g):
+    torch.testing.assert_close(objective.erasing_target(reference, reference, g), reference)
+    moved = objective.erasing_target(target, reference, g) - reference
+    torch.testing.assert_close(moved, g * (reference - target))
+
+
+@given(tensors, tensors, st.floats(0.1, 10))
+def test_a_ddim_step_to_zero_is_the_denoised_picture_and_keeps_the_noise_otherwise(x, denoised, sigma):
+    assert torch.equal(objective.ddim_step(x, denoised, sigma, 0.0), denoised)
+    half = objective.ddim_step(x, denoised, sigma, sigma / 2)
+    torch.testing.assert_close((half - denoised) / (sigma / 2), (x - denoised) / sigma)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_h0_is_a_mean_of_its_three_terms(acc_e, acc_s, acc_g):
+    terms = (1 - acc_e, acc_s, 1 - acc_g)
+    assert min(terms) - 1e-9 <= h0(acc_e, acc_s, acc_g) <= max(terms) + 1e-9
+
+
+def test_h0_of_the_published_average():
+    assert h0(0.0654, 0.9865, 0.0767) == pytest.approx(0.9477, abs=2e-3)  # UnGuide, mean over ten classes
+    assert h0(1.0, 1.0, 0.0) == 0.0
+
+
+def test_cosine_scores_at_their_landmarks():
+    base, change = torch.randn(4, 2, 3), torch.randn(4, 2, 3)
+    assert torch.allclose(gate.change_cosine(base, base + change, base, base + 3 * change), torch.ones(4))
+    assert torch.allclose(gate.change_cosine(base, base + change, base, base - change), -torch.ones(4))
+    assert torch.allclose(gate.guidance_cosine(base + change, base + 2 * change, base), torch.ones(4), atol=1e-5)
+    assert torch.allclose(gate.change_norm(base, base + change), change.flatten(1).norm(dim=1), atol=1e-5)
+
+
+def test_the_calibrated_threshold_holds_its_false_positive_rate():
+    controls = torch.tanh(0.3 + 0.4 * torch.randn(20000, generator=torch.Generator().manual_seed(0)))
+    for rate in (0.2, 0.05, 0.01):
+        share = (controls > gate.calibrated_threshold(controls, rate)).float().mean().item()
+        assert share == pytest.approx(rate, abs=0.005)
+
+
+@given(st.integers(1, 4), st.integers(4, 9), st.integers(4, 9), st.floats(0.1, 9))
+def test_a_pair_adds_alpha_up_down_x(rank, inputs, outputs, alpha):
+    generator = torch.Generator().manual_seed(rank)
+    pair = LowRankPair.create(inputs, outputs, rank, alpha, generator)
+    x = torch.randn(5, inputs)
+    assert not pair.change(x).any() and math.isclose(pair.alpha, alpha)
+    pair.up = torch.randn(outputs, rank, generator=generator)
+    torch.testing.assert_close(pair.change(x), alpha * x @ (pair.up @ pair.down).T, rtol=1e-3, atol=1e-4)

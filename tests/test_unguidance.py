@@ -1,0 +1,138 @@
+"""UnGuidance against an independent formulation: two copies of the model, the LoRA merged into one of them."""
+
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from unguide.demo_model import load_demo_model
+from unguide.unguide_ops import host
+from unguide.unguide_ops.lora import ConceptLoRA
+from unguide.unguide_ops.unguidance import unguide
+
+
+@pytest.fixture(scope="module")
+def merged(lora):
+    """A second model with `W + alpha * up @ down` written into its weights."""
+    with torch.inference_mode():
+        copy = load_demo_model()[0]
+        paths = host.module_paths(copy)
+        for name, pair in lora.pairs.items():
+            copy.model.diffusion_model.get_submodule(paths[name]).weight.data += pair.alpha * pair.up @ pair.down
+        copy.model.current_patcher = copy
+        return copy
+
+
+def two_models(model, merged, w):
+    """A MODEL that blends the predictions of two."""
+
+    def both(args):
+        rest = (args["conds"], args["input"], args["sigma"], {})
+        base = comfy.samplers.calc_cond_batch(args["model"], *rest)
+        lora = comfy.samplers.calc_cond_batch(merged.model, *rest)
+        return [w * b + (1 - w) * m for b, m in zip(base, lora, strict=True)]
+
+    model = model.clone()
+    model.set_model_sampler_calc_cond_batch_function(both)
+    return model
+
+
+@pytest.mark.parametrize("w", [-1.0, 0.0, 0.5, 2.0])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "euler_ancestral", "ddim", "uni_pc", "dpmpp_sde"])
+def test_blend_equals_two_merged_copies(model, merged, lora, sample, sampler, w):
+    ours = sample(unguide(model, lora, w), sampler=sampler, cfg=3.0)
+    theirs = sample(two_models(model, merged, w), sampler=sampler, cfg=3.0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
+    assert not torch.allclose(ours, sample(model, sampler=sampler, cfg=3.0), rtol=1e-2, atol=1e-2)
+
+
+def test_w_1_gives_the_plain_base_picture_bit_for_bit(model, lora, sample):
+    assert torch.equal(sample(unguide(model, lora, 1.0)), sample(model))
+
+
+def test_without_guidance_the_uncond_branch_is_left_out(model, merged, lora, sample):
+    ours = sample(unguide(model, lora, -1.0), cfg=1.0)
+    torch.testing.assert_close(ours, sample(two_models(model, merged, -1.0), cfg=1.0), rtol=1e-3, atol=2e-3)
+
+
+def test_two_concepts_can_be_chained(model, lora, sample):
+    twice = unguide(unguide(model, lora, 0.0), lora, 0.5)
+    assert torch.isfinite(sample(twice)).all()
+    assert not has_branch(model)
+
+
+@pytest.mark.parametrize(("w", "evaluations"), [(1.0, 24), (0.0, 24), (-1.0, 48)])
+def test_evaluations_are_counted_and_only_the_needed_are_made(model, lora, sample, w, evaluations):
+    counter = host.EvaluationCounter()
+    sample(counter.watch(unguide(model, lora, w)), steps=6)  # 6 steps x (cond + uncond) x 2 pictures
+    assert counter.count == evaluations
+
+
+def has_branch(model):
+    return any("forward" in vars(module) for module in model.model.modules())
+
+
+class SamplerError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [SamplerError, KeyboardInterrupt, MemoryError])
+def test_an_error_in_the_middle_leaves_the_model_as_it_was(model, lora, sample, error):
+    before = sample(model)
+    guided = unguide(model, lora, -1.0)
+    calls = 0
+
+    def fail(executor, *args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            assert has_branch(model)
+            raise error
+        return executor(*args, **kwargs)
+
+    guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", fail)
+    with pytest.raises(error):
+        sample(guided)
+    assert not has_branch(model)
+    assert torch.equal(sample(model), before)
+
+
+def test_a_forward_that_another_pack_placed_is_kept(model, lora, sample):
+    module = model.model.diffusion_model.get_submodule("middle_block.1.transformer_blocks.0.attn2.to_k")
+    plain = module.forward
+    placed = module.forward = lambda x: plain(x) * 1.0
+    try:
+        sample(unguide(model, lora, -1.0))
+        assert module.forward is placed
+    finally:
+        del module.forward
+
+
+def test_a_bypassed_branch_is_an_error_and_not_a_silent_base_picture(model, lora, sample):
+    def bypass(executor, *args, **kwargs):
+        swapped = [m for m in model.model.modules() if "forward" in vars(m)]
+        forwards = [vars(m).pop("forward") for m in swapped]
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            for module, forward in zip(swapped, forwards, strict=True):
+                module.forward = forward
+
+    for w in (0.0, -1.0):
+        guided = unguide(model, lora, w)
+        guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass)
+        with pytest.raises(RuntimeError, match="had no effect"):
+            sample(guided)
+
+
+def test_a_lora_of_another_family_is_refused_with_the_layer_named(model, lora):
+    stranger = ConceptLoRA({"lora_unet_double_blocks_0_txt_attn_qkv": next(iter(lora.pairs.values()))})
+    with pytest.raises(ValueError, match="double_blocks_0_txt_attn_qkv"):
+        unguide(model, stranger, -1.0)
+
+
+def test_a_lora_of_another_width_is_refused_with_both_widths(model, lora, sample):
+    name, pair = next(iter(lora.pairs.items()))
+    wide = ConceptLoRA({name: type(pair)(torch.ones(1, 999), torch.ones(64, 1), 1.0)})
+    with pytest.raises(ValueError, match="999 inputs"):
+        sample(unguide(model, wide, 0.0))
+    assert not has_branch(model)
