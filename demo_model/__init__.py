@@ -23,31 +23,36 @@ from .autoencoder import PatchAutoencoder
 FOLDER = Path(__file__).parent
 
 
-def load_config() -> dict:
+def load_config(folder: Path = FOLDER) -> dict:
     """The model's configuration: `unet`, `text`, `vae`, and `concepts` (name -> words it was trained on)."""
-    return json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def load_demo_model():
+def load_demo_model(folder: Path = FOLDER):
     """The embedded model as the host's (MODEL, CLIP, VAE), fp32, 64x64 pictures (latent 16 x 8 x 8)."""
-    config = load_config()
+    config = load_config(folder)
     with torch.inference_mode(False):
-        autoencoder = _load_autoencoder(config["vae"])
-        return _load_unet(config["unet"], autoencoder), _load_text_encoder(config["text"]), _as_vae(autoencoder)
+        autoencoder = load_autoencoder(folder, config["vae"])
+        model = new_unet(config["unet"], autoencoder)
+        model.load_model_weights(_weights(folder, "unet"))
+        return _as_model(model), load_text_encoder(folder, config["text"]), _as_vae(autoencoder)
 
 
-def _weights(name: str) -> dict[str, torch.Tensor]:
-    state = comfy.utils.load_torch_file(str(FOLDER / f"{name}.safetensors"), safe_load=True)
+def _weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    state = comfy.utils.load_torch_file(str(folder / f"{name}.safetensors"), safe_load=True)
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def _load_autoencoder(config: dict) -> PatchAutoencoder:
+def load_autoencoder(folder: Path, config: dict) -> PatchAutoencoder:
+    """The autoencoder alone, frozen."""
     autoencoder = PatchAutoencoder(**config)
-    autoencoder.load_state_dict(_weights("vae"))
+    autoencoder.load_state_dict(_weights(folder, "vae"))
     return autoencoder.eval().requires_grad_(False)
 
 
-def _load_unet(config: dict, autoencoder: PatchAutoencoder):
+def new_unet(config: dict, autoencoder: PatchAutoencoder):
+    """The host's BaseModel around a UNet whose weights are still to come."""
+
     class PatchLatent(comfy.latent_formats.LatentFormat):
         """Unscaled PCA latents; the linear decoder's patch means colour the sampler's previews."""
 
@@ -65,9 +70,10 @@ def _load_unet(config: dict, autoencoder: PatchAutoencoder):
         def inpaint_model(self) -> bool:
             return False
 
-    model_config = DemoConfig({**config, "dtype": torch.float32})
-    model = model_config.get_model({}, "")
-    model.load_model_weights(_weights("unet"))
+    return DemoConfig({**config, "dtype": torch.float32}).get_model({}, "")
+
+
+def _as_model(model):
     model.requires_grad_(False)
     return comfy.model_patcher.ModelPatcher(
         model,
@@ -76,7 +82,9 @@ def _load_unet(config: dict, autoencoder: PatchAutoencoder):
     )
 
 
-def _load_text_encoder(config: dict):
+def load_text_encoder(folder: Path, config: dict):
+    """The text encoder alone, as the host's CLIP."""
+
     class TextModel(comfy.sd1_clip.SDClipModel):
         """CLIP's text model, 128 wide and two layers deep."""
 
@@ -95,7 +103,7 @@ def _load_text_encoder(config: dict):
             super().__init__(embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {})
             self.clip_l.embedding_size = config["hidden_size"]
 
-    state = _weights("text_encoder")
+    state = _weights(folder, "text_encoder")
     table = torch.zeros(config["vocab_size"], config["hidden_size"])
     table[state.pop("token_ids").long()] = state.pop("token_rows")  # only the rows of words in use are stored
     state["text_model.embeddings.token_embedding.weight"] = table

@@ -44,9 +44,7 @@ def parse(arguments):
         epilog=f"The first run sets up `.dev`: some minutes. `{NAME} COMMAND --help` explains a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    outer.add_argument(
-        "command", choices=list(COMMANDS), metavar="command", help="one of: " + ", ".join(COMMANDS)
-    )
+    outer.add_argument("command", choices=list(COMMANDS), metavar="command", help="one of: " + ", ".join(COMMANDS))
     outer.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the command")
     chosen = outer.parse_args(arguments)
     module = importlib.import_module("dev." + chosen.command)

@@ -56,9 +56,7 @@ def run_graph(url: str, graph: Graph, on_event: OnEvent | None = None) -> dict[s
     return asyncio.run(run_graph_async(url, graph, on_event))
 
 
-async def run_graph_async(
-    url: str, graph: Graph, on_event: OnEvent | None = None
-) -> dict[str, dict[str, Any]]:
+async def run_graph_async(url: str, graph: Graph, on_event: OnEvent | None = None) -> dict[str, dict[str, Any]]:
     """The same as `run_graph`, to await."""
     import aiohttp  # here, so that the module can be imported before the environment exists
 
@@ -67,9 +65,7 @@ async def run_graph_async(
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
             async with session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket:
-                async with session.post(
-                    f"{url}/prompt", json={"prompt": graph, "client_id": client}
-                ) as answer:
+                async with session.post(f"{url}/prompt", json={"prompt": graph, "client_id": client}) as answer:
                     reply = await answer.json()
                     if answer.status != 200:
                         raise refusal(reply, graph)
@@ -108,9 +104,7 @@ async def follow(socket: Any, prompt: str, graph: Graph, on_event: OnEvent | Non
             failure = GraphError(f"{where} failed: {data['exception_type']}: {text}", *details)
         elif name == "execution_interrupted":
             where = label(graph, data["node_id"], data["node_type"])
-            failure = GraphInterruptedError(
-                f"interrupted in node {where}.", data["node_id"], data["node_type"]
-            )
+            failure = GraphInterruptedError(f"interrupted in node {where}.", data["node_id"], data["node_type"])
         elif name == "executing" and data["node"] is None:
             if failure:
                 raise failure
@@ -123,9 +117,7 @@ def refusal(reply: dict[str, Any], graph: Graph) -> GraphError:
     faults = []
     for node_id, node in reply.get("node_errors", {}).items():
         where = label(graph, node_id, node["class_type"])
-        faults += [
-            (f"node {where}: {sentence(error)}", node_id, node["class_type"]) for error in node["errors"]
-        ]
+        faults += [(f"node {where}: {sentence(error)}", node_id, node["class_type"]) for error in node["errors"]]
     if not faults:
         return GraphError(f"the host refused the graph: {sentence(reply['error'])}")
     texts = "; ".join(text for text, *_ in faults)
@@ -140,9 +132,7 @@ def sentence(error: dict[str, Any]) -> str:
 def label(graph: Graph, node_id: str, class_type: str) -> str:
     """A node's id, with its title or class."""
     return (
-        f"{node_id} ({class_type}, {title!r})"
-        if (title := title_of(graph, node_id))
-        else f"{node_id} ({class_type})"
+        f"{node_id} ({class_type}, {title!r})" if (title := title_of(graph, node_id)) else f"{node_id} ({class_type})"
     )
 
 

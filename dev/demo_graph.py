@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dev.client import Graph
 
-TRAINING = {"iterations": 200, "learning_rate": 3e-4, "rank": 4, "alpha": 8.0, "steps": 20}
+TRAINING = {"iterations": 100, "learning_rate": 3e-4, "rank": 4, "alpha": 8.0, "steps": 10}
 SIZE = {"width": 64, "height": 64}
 SAMPLING = {
     "seed": 0,

@@ -144,9 +144,7 @@ def check_space() -> None:
     """Refuse to start a download for which there is no room."""
     free = shutil.disk_usage(HOME).free / 1e9
     if free < DISK_GB:
-        raise DevError(
-            f"the disk of {HOME} has {free:.1f} GB free, but the set-up needs {DISK_GB} GB: make room."
-        )
+        raise DevError(f"the disk of {HOME} has {free:.1f} GB free, but the set-up needs {DISK_GB} GB: make room.")
 
 
 def explain_os_error(error: OSError) -> str:

@@ -13,20 +13,15 @@ EXTRA = "ComfyUI's main.py"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `serve`."""
-    parser.add_argument(
-        "--port", type=int, default=8188, help="port to serve on, 0 for any free one (default: 8188)"
-    )
-    parser.add_argument(
-        "--device", choices=["cpu", "gpu"], default="cpu", help="where models run (default: cpu)"
-    )
+    parser.add_argument("--port", type=int, default=8188, help="port to serve on, 0 for any free one (default: 8188)")
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="where models run (default: cpu)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C; a host that ends by itself is an error."""
     say("Starting ComfyUI ...")
-    with HostServer(
-        options.host, BASE, port=options.port, device=options.device, args=options.extra
-    ) as server:
+    with HostServer(options.host, BASE, port=options.port, device=options.device, args=options.extra) as server:
+        server.require_nodes(["UnGuidance"])
         say(f"\nComfyUI with the UnGuide nodes: {server.url}\nStop it with Ctrl-C. Its log: {server.log}\n")
         try:
             code = server.wait()

@@ -118,9 +118,7 @@ class HostServer:
                     raise PortTakenError(port_sentence(self.port))
                 return
             time.sleep(0.2)
-        raise DevError(
-            f"ComfyUI did not answer within {self.timeout:.0f} s; the end of {self.log}:\n{self.log_tail()}"
-        )
+        raise DevError(f"ComfyUI did not answer within {self.timeout:.0f} s; the end of {self.log}:\n{self.log_tail()}")
 
     def require_nodes(self, ids: Iterable[str]) -> None:
         """DevError, with what the log says about it, unless the host offers all these node ids."""
@@ -202,7 +200,9 @@ def check_port(port: int) -> None:
             probe.bind((ADDRESS, port))
         except PermissionError:
             raise DevError(f"port {port} needs special rights: choose one above 1023 with --port.") from None
-        except (OSError, OverflowError):
+        except OverflowError:
+            raise DevError(f"{port} is not a port: choose one from 1024 to 65535, or 0 for any free one.") from None
+        except OSError:
             raise PortTakenError(port_sentence(port)) from None
 
 

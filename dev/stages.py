@@ -42,9 +42,7 @@ def run(title: str, command: Sequence[str], env: Mapping[str, str]) -> None:
     with LOG.open("a", encoding="utf-8") as log:
         start = log.tell()
         # close_fds=False: the command inherits the set-up's lock
-        with subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=env, close_fds=False
-        ) as process:
+        with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, close_fds=False) as process:
             try:
                 while process.poll() is None:
                     time.sleep(0.2)

@@ -1,6 +1,6 @@
 """The trainer as a node."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..unguide_ops import figures, targets
 from ..unguide_ops.training import TrainingSettings, train
@@ -101,4 +101,5 @@ class UnGuideTrainLoRA(io.ComfyNode):
     def execute(cls, model, concept, **settings) -> io.NodeOutput:
         """The trained LoRA and its loss curve."""
         lora, losses = train(model, concept, TrainingSettings(**settings))
-        return io.NodeOutput(lora, figures.loss_curve(losses))
+        curve = figures.loss_curve(losses)
+        return io.NodeOutput(lora, curve, ui=ui.PreviewImage(curve, cls=cls))

@@ -1,15 +1,14 @@
 """A real host in this process, the pack loaded as the host loads it, and the embedded model."""
 
 import importlib.util
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parent.parent
-HOST = Path(os.environ.get("UNGUIDE_HOST") or REPOSITORY / ".dev" / "host")
+sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers
+from real_host import HOST, REPOSITORY  # noqa: E402
 
 
 def start_host() -> None:
@@ -41,7 +40,6 @@ def load_pack():
     spec.loader.exec_module(sys.modules["unguide"])
 
 
-sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers
 start_host()
 load_pack()
 

@@ -75,7 +75,7 @@ def concept_from(preset: str | None, target: str, reference: str, synonyms: str,
     Without a preset, `target` and `reference` are required. A concept that names nothing to preserve preserves
     everyday things. Raises ValueError that names the missing field.
     """
-    fields = {"target": target.strip(), "reference": reference.strip()}
+    fields: dict[str, object] = {"target": target.strip(), "reference": reference.strip()}
     fields |= {"synonyms": lines(synonyms), "preserve": lines(preserve)}
     filled = {name: value for name, value in fields.items() if value}
     if preset is not None:
@@ -83,7 +83,7 @@ def concept_from(preset: str | None, target: str, reference: str, synonyms: str,
     for name in ("target", "reference"):
         if name not in filled:
             raise ValueError(f"`{name}` is empty: write a prompt, or choose a `preset`.")
-    return Concept(**filled | {"preserve": filled.get("preserve") or default_preserve()})
+    return Concept.model_validate(filled | {"preserve": filled.get("preserve") or default_preserve()})
 
 
 def default_preserve() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -33,14 +34,14 @@ FAMILIES = (
 )
 
 
-def select(model: torch.nn.Module, choice: str) -> dict[str, torch.nn.Module]:
+def select(model: torch.nn.Module, choice: str) -> dict[str, torch.nn.Linear]:
     """The target Linears of a diffusion model by module path, in the model's own order.
 
     Linears are told by their attributes, since hosts bring classes of their own. Raises ValueError for a model whose
     family is not in the table.
     """
     linears = {
-        name: module
+        name: cast(torch.nn.Linear, module)
         for name, module in model.named_modules()
         if isinstance(getattr(module, "in_features", None), int) and hasattr(module, "out_features")
     }

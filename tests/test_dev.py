@@ -1,0 +1,83 @@
+"""`python dev` fails with one sentence that says what to do."""
+
+import errno
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+from real_host import REPOSITORY
+
+sys.path.append(str(REPOSITORY))
+from dev import environment, hostfiles, stages  # noqa: E402
+from dev.stages import DevError  # noqa: E402
+
+
+def run_dev(*arguments, code=None):
+    """The exit code and what `python dev` says, or what Python code run in its place says."""
+    start = ["-c", code] if code else [str(REPOSITORY / "dev")]
+    done = subprocess.run([sys.executable, *start, *arguments], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr.strip()
+
+
+def test_a_taken_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run_dev("serve", "--port", str(port)) == (
+            2,
+            f"error: port {port} is taken by another program: stop that, or choose another port (0: any free one).",
+        )
+
+
+def test_a_port_that_is_none():
+    code, said = run_dev("serve", "--port", "99999")
+    assert code == 2 and said.startswith("error: 99999 is not a port")
+
+
+def test_a_folder_that_is_no_comfyui(tmp_path):
+    code, said = run_dev("test", "--host", str(tmp_path))
+    assert code == 2 and said.endswith("is not a ComfyUI folder: name the one that holds its main.py.")
+
+
+def test_a_concept_that_is_not_there():
+    code, said = run_dev("demo", "--concepts", "unicorn")
+    assert code == 2 and said.startswith("error: there is no preset 'unicorn': choose from airplane, automobile")
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 1), (3, 14, 0)])
+def test_a_python_without_wheels(version):
+    code = f"import sys, runpy; sys.version_info = {version}; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+    code += f"runpy.run_path({str(REPOSITORY / 'dev' / '__main__.py')!r}, run_name='__main__')"
+    exit_code, said = run_dev(code=code)
+    assert exit_code == 2 and said.startswith(f"error: this is Python {version[0]}.{version[1]} (64 bit)")
+
+
+@pytest.mark.parametrize(
+    ("output", "advice"),
+    [
+        ("NewConnectionError: [Errno 111] Connection refused\nERROR: No matching distribution found for torch==1",
+         "connect to the network"),
+        ("ERROR: No matching distribution found for torch==9.9.9", "no torch==9.9.9 for this Python"),
+        ("OSError: [Errno 28] No space left on device", "make room"),
+        ("The virtual environment was not created: ensurepip is not available.", "python3-venv"),
+        ("something else", "something else"),
+    ],
+)  # fmt: skip
+def test_what_pip_says_becomes_advice(output, advice):
+    assert advice in stages.explain("installing", output) and "\n" not in stages.explain("installing", output)
+
+
+def test_a_disk_without_room(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**8))
+    with pytest.raises(DevError, match="has 0.1 GB free, but the set-up needs"):
+        environment.check_space()
+    assert "is full: make room" in environment.explain_os_error(OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_a_host_wheel_with_another_hash(tmp_path):
+    (tmp_path / "it.whl").write_bytes(b"other")
+    with pytest.raises(DevError, match=r"it.whl has the SHA-256 [0-9a-f]{64}, but dev/pins.ini expects 00"):
+        hostfiles.check_hash(tmp_path / "it.whl", "00")

@@ -1,0 +1,111 @@
+"""The whole job through a real server's HTTP API."""
+
+import json
+import sys
+
+import pytest
+from real_host import HOST, REPOSITORY
+from safetensors.torch import load
+
+sys.path.append(str(REPOSITORY))
+from dev.client import GraphError, GraphInterruptedError, fetch_image, run_graph, title_of  # noqa: E402
+from dev.demo_graph import TRAINING, forget_graph, untouched_graph  # noqa: E402
+from dev.environment import make_base  # noqa: E402
+from dev.server import HostServer, request  # noqa: E402
+
+PROMPTS = ["a photo of the cat", "a photo of the feline", "a photo of the dog", ""]
+WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with HostServer(HOST, make_base(tmp_path_factory.mktemp("base"))) as server:
+        yield server.url
+
+
+def graph(iterations):
+    return forget_graph("cat", PROMPTS, 2, "test", {**TRAINING, "iterations": iterations})
+
+
+def plain(url, run):
+    """The latent of a plain KSampler run, which the host's cache has not seen yet."""
+    (shown,) = run_graph(url, untouched_graph(run, "test")).values()
+    return load(fetch_image(url, shown["latents"][0]))["latent_tensor"]
+
+
+def test_the_demo_s_graph_runs_and_leaves_the_host_as_it_was(url):
+    before = plain(url, 0)
+    demo = graph(iterations=3)
+    shown = {title_of(demo, node) or demo[node]["class_type"]: out for node, out in run_graph(url, demo).items()}
+    assert shown["UnGuideSaveLoRA"]["text"] == ["unguide/cat_00001_.safetensors"]
+    for column in ("lora", "half", "unguide"):
+        assert len(shown[f"save {column}"]["images"]) == 2 * len(PROMPTS)
+    probe = json.loads(shown["probe report"]["text"][0])
+    assert [(entry["prompt"], entry["w"]) for entry in probe["prompts"]] == list(
+        zip(PROMPTS, [-1.0, -1.0, 1.0, 1.0], strict=True)
+    )
+    sampling = [json.loads(text) for text in shown["sampling report"]["text"]]
+    assert [entry["evaluations"] for entry in sampling] == [160, 160, 80, 80]
+    for title in ("loss curve", "probe chart"):
+        assert fetch_image(url, shown[title]["images"][0]).startswith(b"\x89PNG")
+    assert plain(url, 1).equal(before)
+
+
+def test_cancel_in_the_middle_of_training_leaves_the_host_as_it_was(url):
+    before = plain(url, 2)
+    demo = graph(iterations=10_000)
+    (trainer,) = [node for node, it in demo.items() if it["class_type"] == "UnGuideTrainLoRA"]
+
+    def cancel_at_the_third_iteration(name, data):
+        if name == "progress_state" and data["nodes"].get(trainer, {}).get("value", 0) >= 3:
+            request(f"{url}/interrupt", {})
+
+    with pytest.raises(GraphInterruptedError) as caught:
+        run_graph(url, demo, cancel_at_the_third_iteration)
+    assert caught.value.node_id == trainer
+    assert plain(url, 3).equal(before)
+
+
+def test_errors_say_what_to_change(url):
+    demo = graph(iterations=3)
+    (sampler,) = [it for it in demo.values() if it["class_type"] == "UnGuidanceKSampler"]
+    del sampler["inputs"]["w"]
+    with pytest.raises(GraphError, match="set `gate` to 'always erase'"):
+        run_graph(url, demo)
+
+
+@pytest.fixture(scope="module")
+def schemas(url):
+    return json.loads(request(f"{url}/object_info"))
+
+
+def test_every_input_and_output_of_our_nodes_has_a_tooltip(schemas):
+    ours = {name: schema for name, schema in schemas.items() if name.startswith(("UnGuide", "UnGuidance"))}
+    assert len(ours) == 8
+    for name, schema in ours.items():
+        assert schema["description"], name
+        for group in ("required", "optional"):
+            for field, (_, options) in schema["input"].get(group, {}).items():
+                assert options.get("tooltip"), (name, field)
+        assert all(schema["output_tooltips"]), name
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_shipped_workflow_matches_the_nodes_and_has_a_picture(schemas, path):
+    assert path.with_suffix(".jpg").is_file()
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in workflow["nodes"] if node["type"] not in ("Note", "MarkdownNote")}
+    for node in nodes.values():
+        schema = schemas[node["type"]]
+        fields = {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
+        assert {slot["name"] for slot in node["inputs"]} <= set(fields), node["type"]
+        required = set(schema["input"].get("required", {}))
+        assert required <= {slot["name"] for slot in node["inputs"]}, node["type"]
+        assert [slot["type"] for slot in node["outputs"]] == schema["output"], node["type"]
+    for _, source, source_slot, target, target_slot, kind in workflow["links"]:
+        given = nodes[source]["outputs"][source_slot]["type"]
+        assert kind == given and nodes[target]["inputs"][target_slot]["type"] in (given, "*")
+
+
+def test_a_workflow_ships():
+    assert WORKFLOWS
