@@ -1,4 +1,4 @@
-"""`python dev demo | test | serve`: sets up what is missing under `.dev`, then runs the command there.
+"""`python dev demo | test | serve | bench | recipe`: sets up what is missing under `.dev`, then runs the command there.
 
 Needs nothing but Python and pip. Until the version check has passed, this file keeps to syntax that older
 Pythons can read, so that they get a sentence and not a traceback.
@@ -14,6 +14,8 @@ COMMANDS = {
     "demo": "run the demonstration on the embedded model, in a real ComfyUI",
     "test": "run the tests against a real ComfyUI",
     "serve": "start ComfyUI with the pack, to use in a browser",
+    "bench": "measure the embedded model, its judges, and the method on it",
+    "recipe": "remake the embedded model and the judges from icon sets and a sentence model",
 }
 NAME = "python dev"
 
@@ -77,7 +79,7 @@ def main(arguments):
     module, options = parse(arguments)
     try:
         try:
-            options.host = environment.prepare(options.host)
+            options.host = environment.prepare(options.host, getattr(module, "NEEDS", ()))
         except OSError as error:
             raise stages.DevError(environment.explain_os_error(error)) from error
         if not environment.inside():

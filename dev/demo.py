@@ -67,14 +67,14 @@ def read_concept(name: str) -> dict:
 
 
 class Demo:
-    """One run of the demo on a server: what was drawn, and what the judge says of it."""
+    """One run of the demo on a server: what was drawn, and what the judges say of it."""
 
     def __init__(self, url: str, concepts: dict[str, dict], output: Path) -> None:
         """For a running host."""
-        from dev.judge import Judge  # torch, which only the environment has
+        from dev.judge import Panel  # torch, which only the environment has
 
         self.url, self.concepts, self.output = url, concepts, output
-        self.judge = Judge()
+        self.judges = Panel()
         self.pictures = {}  # (drawn by, prompt) -> [N, 3, H, W] in [0, 1]
         self.results: dict[str, dict] = {}
         self.plain = []  # latents of the same plain KSampler run, before and after everything else
@@ -132,11 +132,11 @@ class Demo:
         return torch.stack([to_tensor(file.convert("RGB")) for file in files])
 
     def accuracies(self, name: str, column: str) -> dict[str, float]:
-        """Acc_e, Acc_s, Acc_g and H0 of one way of drawing, by the judge's top-1."""
+        """Acc_e, Acc_s, Acc_g and H0 of one way of drawing, by the mean of both judges' top-1."""
         from unguide_ops.metrics import h0
 
         def share(prompt: str, label: str) -> float:
-            return self.judge.share_recognised(self.pictures[column, prompt], label)
+            return self.judges.share_recognised(self.pictures[column, prompt], label)
 
         concept = self.concepts[name]
         acc_e = share(concept["target"], name)
@@ -182,7 +182,7 @@ def summary(report: dict, output: Path) -> str:
     steered = max(entry["evaluations"] for entry in entries)
     lines = [
         "",
-        f"Forgotten, one by one: {', '.join(results)}. Share of pictures that the judge recognises:",
+        f"Forgotten, one by one: {', '.join(results)}. Share of pictures that two judges recognise:",
         "",
         f"{'':18}{'the concept':>13}{'its synonyms':>14}{'other classes':>15}{'H0':>8}",
     ]

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dev import hostfiles, stages
@@ -46,14 +46,19 @@ def inside() -> bool:
     return VENV.is_dir() and os.path.samefile(sys.prefix, VENV)
 
 
-def prepare(host: str | None) -> Path:
-    """Set up what is missing and return the ComfyUI folder to run: `host` if given, else the pinned one."""
+def prepare(host: str | None, needs: Iterable[str] = ()) -> Path:
+    """Set up what is missing and return the ComfyUI folder to run: `host` if given, else the pinned one.
+
+    `needs` names further sections of `pins.ini` whose packages the command imports.
+    """
     if host is not None and not Path(host, "main.py").is_file():
         raise DevError(f"`--host {host}` is not a ComfyUI folder: name the one that holds its main.py.")
     if not (finished(VENV) and python().exists() and (host is not None or finished(HOST))):
         HOME.mkdir(exist_ok=True)
         with lock():
             set_up(with_host=host is None)
+    for section in needs:
+        add_packages(section)
     make_base(BASE)
     return HOST if host is None else Path(host).resolve()
 
@@ -65,22 +70,44 @@ def set_up(with_host: bool) -> None:
     stages.LOG.unlink(missing_ok=True)
     clear_scratch()
     try:
-        pins = configparser.ConfigParser()
-        pins.read(PINS, encoding="utf-8")
+        pins = read_pins()
         env = {**os.environ, "TMPDIR": str(SCRATCH), "TEMP": str(SCRATCH), "TMP": str(SCRATCH)}
-        pip = [str(python()), "-m", "pip", "--no-input", "--disable-pip-version-check"]
         make_venv(env)
         if with_host and not finished(HOST):
-            hostfiles.install(pins["host"], HOST, SCRATCH, pip, env, stamp=(STAMP, fingerprint()))
+            hostfiles.install(pins["host"], HOST, SCRATCH, pip(), env, stamp=(STAMP, fingerprint()))
         if not finished(VENV):
             (VENV / STAMP).unlink(missing_ok=True)
             wanted = [f"{name}=={version}" for name, version in pins["packages"].items()]
             options = ["--only-binary", ":all:", "--progress-bar", "off"]
-            stages.run("installing torch and the other packages", [*pip, "install", *options, *wanted], env)
+            stages.run("installing torch and the other packages", [*pip(), "install", *options, *wanted], env)
             write_stamp(VENV)
     finally:
         shutil.rmtree(SCRATCH, ignore_errors=True)
     stages.say(f"Done in {stages.duration(time.monotonic() - began)}.")
+
+
+def add_packages(section: str) -> None:
+    """Install a further section of `pins.ini`, as it stands: it lists what its packages need, too."""
+    if finished(VENV, section):
+        return
+    with lock():
+        pins = read_pins()
+        wanted = [f"{name}=={version}" for name, version in pins[section].items()]
+        options = ["--no-deps", "--progress-bar", "off"]
+        stages.run(f"installing what the {section} needs", [*pip(), "install", *options, *wanted], os.environ)
+        write_stamp(VENV, section)
+
+
+def read_pins() -> configparser.ConfigParser:
+    """`pins.ini`."""
+    pins = configparser.ConfigParser()
+    pins.read(PINS, encoding="utf-8")
+    return pins
+
+
+def pip() -> list[str]:
+    """The environment's pip."""
+    return [str(python()), "-m", "pip", "--no-input", "--disable-pip-version-check"]
 
 
 def make_venv(env: dict[str, str]) -> None:
@@ -121,17 +148,17 @@ def fingerprint() -> str:
     return hashlib.sha256(PINS.read_text(encoding="utf-8").encode()).hexdigest()
 
 
-def finished(folder: Path) -> bool:
-    """Whether `folder` was made, completely, from the pins as they are now."""
-    stamp = folder / STAMP
+def finished(folder: Path, section: str = "") -> bool:
+    """Whether `folder`, or a further section's packages in it, was made, completely, from the pins as they are now."""
+    stamp = folder / (STAMP + section)
     return stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint()
 
 
-def write_stamp(folder: Path) -> None:
-    """Mark `folder` as finished."""
+def write_stamp(folder: Path, section: str = "") -> None:
+    """Mark `folder`, or a further section's packages in it, as finished."""
     part = folder / (STAMP + ".part")
     part.write_text(fingerprint(), encoding="utf-8")
-    part.replace(folder / STAMP)
+    part.replace(folder / (STAMP + section))
 
 
 def clear_scratch() -> None:

@@ -1,6 +1,5 @@
 """A real host in this process, the pack loaded as the host loads it, and the embedded model."""
 
-import importlib.util
 import sys
 import tempfile
 from pathlib import Path
@@ -10,37 +9,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers
 from real_host import HOST, REPOSITORY  # noqa: E402
 
+sys.path.append(str(REPOSITORY))
+from dev.environment import make_base  # noqa: E402
+from dev.inprocess import load_pack, start_host  # noqa: E402
 
-def start_host() -> None:
-    """Make ComfyUI importable, on the CPU, with a base directory of its own."""
-    if not (HOST / "main.py").is_file():
-        pytest.exit(f"No ComfyUI in {HOST}: run `python dev test`, which sets one up.", returncode=2)
-    base = Path(tempfile.mkdtemp(prefix="unguide-tests-"))
-    for folder in ("custom_nodes", "models/loras", "input", "output", "temp"):
-        (base / folder).mkdir(parents=True)
-    sys.path.insert(0, str(HOST))
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base)]
-    try:
-        import comfy.options
-
-        comfy.options.enable_args_parsing()
-        import comfy.cli_args  # noqa: F401 - parses the arguments
-        import comfy.utils
-    finally:
-        sys.argv = arguments
-    comfy.utils.PROGRESS_BAR_ENABLED = False
-
-
-def load_pack():
-    """The pack as package `unguide`."""
-    spec = importlib.util.spec_from_file_location(
-        "unguide", REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
-    )
-    sys.modules["unguide"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["unguide"])
-
-
-start_host()
+if not (HOST / "main.py").is_file():
+    pytest.exit(f"No ComfyUI in {HOST}: run `python dev test`, which sets one up.", returncode=2)
+start_host(HOST, make_base(Path(tempfile.mkdtemp(prefix="unguide-tests-"))))
 load_pack()
 
 import nodes  # noqa: E402
@@ -99,7 +74,7 @@ def lora(model, clip):
         return ConceptLoRA(pairs, target_prompt=host.pack_conditioning(host.encode(clip, CAT)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sample(clip):
     """sample(MODEL, prompt, ...) -> the latent a stock KSampler gives, two pictures."""
 

@@ -9,9 +9,8 @@ import sys
 import pytest
 from real_host import REPOSITORY
 
-sys.path.append(str(REPOSITORY))
-from dev import environment, hostfiles, stages  # noqa: E402
-from dev.stages import DevError  # noqa: E402
+from dev import environment, hostfiles, stages
+from dev.stages import DevError
 
 
 def run_dev(*arguments, code=None):

@@ -1,17 +1,15 @@
 """The whole job through a real server's HTTP API."""
 
 import json
-import sys
 
 import pytest
 from real_host import HOST, REPOSITORY
 from safetensors.torch import load
 
-sys.path.append(str(REPOSITORY))
-from dev.client import GraphError, GraphInterruptedError, fetch_image, run_graph, title_of  # noqa: E402
-from dev.demo_graph import TRAINING, forget_graph, untouched_graph  # noqa: E402
-from dev.environment import make_base  # noqa: E402
-from dev.server import HostServer, request  # noqa: E402
+from dev.client import GraphError, GraphInterruptedError, fetch_image, run_graph, title_of
+from dev.demo_graph import TRAINING, forget_graph, untouched_graph
+from dev.environment import make_base
+from dev.server import HostServer, request
 
 PROMPTS = ["a photo of the cat", "a photo of the feline", "a photo of the dog", ""]
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))

@@ -1,7 +1,7 @@
-"""The first judge: a small picture classifier over the 54 things the embedded model draws.
+"""The judges: two picture classifiers that say which thing a 64x64 picture shows, or "none" of them.
 
-Trained on the same emoji styles as the model (99.8 %), it is too weak to be trusted on styles it has not seen (57 %
-on the ten classes): good enough for the embedded model's own pictures, no more.
+Trained by `dev.recipe.judges` on six or seven emoji styles, each on others; `dev.recipe.judge_report` says how far they
+can be trusted on a style that neither has seen.
 """
 
 from __future__ import annotations
@@ -13,32 +13,78 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from dev.judge.networks import NETWORKS
+
 FOLDER = Path(__file__).parent
-CHANNELS = (3, 24, 32, 64, 64, 128, 128, 160)
-STRIDES = (2, 1, 2, 1, 2, 1, 2)
+NONE = "none"
 
 
 class Judge(nn.Module):
-    """Seven convolutions and a linear layer: pictures [B, 3, 64, 64] in [0, 1] -> logits [B, 54]."""
+    """Judge "a" or "b": pictures [B, 3, 64, 64] in [0, 1] -> logits [B, things + 1], the last one for "none".
 
-    def __init__(self) -> None:
-        """With the trained weights."""
+    `names` are the things; a class number that equals their count means none of them.
+    """
+
+    def __init__(self, which: str = "a", folder: Path = FOLDER) -> None:
+        """With the trained weights in `folder`."""
         super().__init__()
-        self.names: list[str] = json.loads((FOLDER / "judge.json").read_text(encoding="utf-8"))["names"]
-        layers = [
-            nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.GELU())
-            for a, b, stride in zip(CHANNELS, CHANNELS[1:], STRIDES, strict=False)
-        ]
-        pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout())
-        self.f = nn.Sequential(*layers, *pool, nn.Linear(CHANNELS[-1], len(self.names)))
-        self.load_state_dict(load_file(FOLDER / "judge.safetensors"))
+        known = json.loads((folder / "judges.json").read_text(encoding="utf-8"))
+        self.names: list[str] = known["names"]
+        self.temperature: float = known["judges"][which]["temperature"]
+        self.network = NETWORKS[which](len(self.names) + 1)
+        weights = load_file(folder / f"{which}.safetensors")
+        counters = {name for name in self.network.state_dict() if name.endswith("num_batches_tracked")}
+        missing, unexpected = self.network.load_state_dict(weights, strict=False)
+        if set(missing) - counters or unexpected:
+            raise ValueError(f"{which}.safetensors does not fit its network: train it again with dev.recipe.judges")
         self.float().eval()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """The logits."""
-        return self.f(pictures * 2 - 1)
+        """The logits, averaged over the picture and its mirror image."""
+        views = (pictures * 2 - 1, pictures.flip(-1) * 2 - 1)
+        return sum(self.network(view) for view in views) / 2
 
     @torch.no_grad()
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """[B, width]: what the judge's last layer sees, for measures of distance and variety."""
+        return self.network.body(pictures * 2 - 1)
+
+    @torch.no_grad()
+    def probabilities(self, pictures: torch.Tensor) -> torch.Tensor:
+        """[B, things + 1]: calibrated, so that of the answers given with 0.8 about 80 % are right."""
+        return (self(pictures) / self.temperature).softmax(1)
+
+    @torch.no_grad()
+    def recognised(self, pictures: torch.Tensor, name: str) -> torch.Tensor:
+        """Which of the pictures are taken for `name` before all else (top-1), bool [B]."""
+        return self(pictures).argmax(1) == self.names.index(name)
+
     def share_recognised(self, pictures: torch.Tensor, name: str) -> float:
-        """How many of the pictures are taken for `name` before all others (top-1), between 0 and 1."""
-        return (self(pictures).argmax(1) == self.names.index(name)).float().mean().item()
+        """How many of the pictures are taken for `name`, between 0 and 1."""
+        return self.recognised(pictures, name).float().mean().item()
+
+    def answers(self, pictures: torch.Tensor) -> list[str]:
+        """What each picture shows, in a word: a thing's name or "none"."""
+        return [[*self.names, NONE][index] for index in self.probabilities(pictures).argmax(1).tolist()]
+
+
+class Panel:
+    """Both judges, with equal votes."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        """With the trained weights in `folder`."""
+        self.judges = [Judge(which, folder) for which in NETWORKS]
+        self.names = self.judges[0].names
+
+    def share_recognised(self, pictures: torch.Tensor, name: str) -> float:
+        """The share of pictures taken for `name`, between 0 and 1: the mean of both judges."""
+        return sum(judge.share_recognised(pictures, name) for judge in self.judges) / len(self.judges)
+
+    def disagreements(self, pictures: torch.Tensor) -> list[tuple[int, str, str]]:
+        """(number of the picture, judge A's answer, judge B's answer) wherever these differ."""
+        answers = zip(*(judge.answers(pictures) for judge in self.judges), strict=True)
+        return [(index, a, b) for index, (a, b) in enumerate(answers) if a != b]
+
+    def agreement(self, pictures: torch.Tensor) -> float:
+        """The share of pictures about which both say the same, between 0 and 1."""
+        return 1 - len(self.disagreements(pictures)) / len(pictures)

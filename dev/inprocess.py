@@ -1,0 +1,37 @@
+"""The real host, and the pack in it, inside this very process: for tests, the recipe and the benchmark."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from dev.environment import HOST, PACK_NAME, ROOT
+
+
+def start_host(host: Path = HOST, base: Path | None = None) -> None:
+    """Make the ComfyUI in `host` importable, on the CPU, with its data in `base`; does nothing the second time."""
+    if str(host) in sys.path:
+        return
+    sys.path.insert(0, str(host))
+    chosen = ["--base-directory", str(base)] if base else []
+    arguments, sys.argv = sys.argv, ["main.py", "--cpu", *chosen]
+    try:
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.cli_args  # noqa: F401 - parses the arguments
+        import comfy.utils
+    finally:
+        sys.argv = arguments
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+
+
+def load_pack() -> None:
+    """The pack as the package `unguide`, as the host would load it from custom_nodes."""
+    if PACK_NAME in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(
+        PACK_NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec and spec.loader
+    sys.modules[PACK_NAME] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[PACK_NAME])
