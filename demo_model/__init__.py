@@ -29,7 +29,7 @@ def load_config(folder: Path = FOLDER) -> dict:
 
 
 def load_demo_model(folder: Path = FOLDER):
-    """The embedded model as the host's (MODEL, CLIP, VAE), fp32, 64x64 pictures (latent 16 x 8 x 8)."""
+    """The embedded model as the host's (MODEL, CLIP, VAE), fp32, 64x64 pictures (latent 24 x 8 x 8)."""
     config = load_config(folder)
     with torch.inference_mode(False):
         autoencoder = load_autoencoder(folder, config["vae"])
@@ -61,7 +61,7 @@ def new_unet(config: dict, autoencoder: PatchAutoencoder):
         latent_rgb_factors_bias = autoencoder.dec.bias.tolist()
 
     class DemoConfig(comfy.supported_models_base.BASE):
-        """Stable Diffusion 1's noise schedule and prediction type, on a UNet of 4.3 million parameters."""
+        """Stable Diffusion 1's noise schedule and prediction type, on a UNet of 4.4 million parameters."""
 
         unet_extra_config = {}
         latent_format = PatchLatent
@@ -86,7 +86,7 @@ def load_text_encoder(folder: Path, config: dict):
     """The text encoder alone, as the host's CLIP."""
 
     class TextModel(comfy.sd1_clip.SDClipModel):
-        """CLIP's text model, 128 wide and two layers deep."""
+        """CLIP's text model, 192 wide and two layers deep."""
 
         def __init__(self, device="cpu", dtype=None, model_options=None):
             super().__init__(

@@ -17,7 +17,7 @@ class UnGuideDemoModel(io.ComfyNode):
             display_name="UnGuide Demo Model",
             category=CATEGORY,
             description="A tiny text-to-image model that ships with the pack, to try UnGuide in seconds on any "
-            "computer. It draws ten animals and vehicles and 44 other things as emoji, 64 x 64 "
+            "computer. It draws ten animals and vehicles and 55 other things as emoji, 64 x 64 "
             "pixels; try 'a photo of the cat'.",
             outputs=[
                 io.Model.Output(tooltip="The diffusion model; use it with 64 x 64 pixels and cfg 7.5."),

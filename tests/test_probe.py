@@ -21,7 +21,7 @@ def test_paper_mode_is_the_published_procedure(model, clip, lora):
         linear.weight.data += pair.alpha * pair.up @ pair.down
 
     def score(prompt, seed):
-        noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(1, 24, 8, 8, generator=torch.Generator().manual_seed(seed))
         cond, uncond = host.encode(clip, prompt)[0][0], host.encode(clip, "")[0][0]
         unet = model.model.diffusion_model
         x, t = ddim_in_diffusers_terms(unet, noise, cond, uncond, cfg=7.5, steps=50, stop=10)
