@@ -62,7 +62,7 @@ class UnGuideStabilityProbe(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "false_positive_rate",
-                    default=0.01,
+                    default=0.001,
                     min=0.0001,
                     max=0.5,
                     step=0.0001,

@@ -72,6 +72,13 @@ def test_the_calibrated_threshold_holds_its_false_positive_rate():
         assert share == pytest.approx(rate, abs=0.005)
 
 
+def test_the_fewer_controls_the_higher_the_threshold_and_too_few_are_refused():
+    few = torch.tensor([-0.2, 0.0, 0.2])
+    assert gate.calibrated_threshold(few, 0.01) > gate.calibrated_threshold(few.repeat(5), 0.01)
+    with pytest.raises(ValueError, match="at least 2 under `preserve`"):
+        gate.calibrated_threshold(few[:2], 0.01)
+
+
 @given(st.integers(1, 4), st.integers(4, 9), st.integers(4, 9), st.floats(0.1, 9))
 def test_a_pair_adds_alpha_up_down_x(rank, inputs, outputs, alpha):
     generator = torch.Generator().manual_seed(rank)

@@ -47,6 +47,7 @@ def test_guidance_cosine_finds_synonyms_and_spares_other_classes(model, clip, lo
     prompts = [CAT, *concept.concept.synonyms, *concept.concept.other]
     found = probe(model, lora, clip, prompts, ProbeSettings(**SMALL))
     assert found.erased() == [True] * 4 + [False] * 10
+    assert found.evaluations == (13 * 2 + len(found.controls) - 1 + 2) * 23  # 10 steps of 2, then 3
 
 
 def test_scores_do_not_depend_on_how_many_fit_in_memory(model, clip, lora, monkeypatch):

@@ -6,14 +6,14 @@ c* the target prompt, "" the neutral prompt; predictions are [B, ...], scores [B
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 import torch
+from scipy.stats import t as student
 
 GUIDANCE_COSINE = "guidance cosine"
 CHANGE_COSINE = "change cosine"
 PAPER = "paper"
 MODES = (GUIDANCE_COSINE, CHANGE_COSINE, PAPER)
+FEWEST_CONTROLS = 3  # the neutral prompt among them
 
 
 def change_norm(base: torch.Tensor, lora: torch.Tensor) -> torch.Tensor:
@@ -36,10 +36,16 @@ def guidance_cosine(base, base_target, base_neutral) -> torch.Tensor:
 
 
 def calibrated_threshold(control_scores: torch.Tensor, false_positive_rate: float) -> float:
-    """The cosine that unrelated prompts exceed at the given rate, from the scores of a few that are known: [N], N > 1.
+    """The cosine that unrelated prompts exceed at the given rate, from the scores of a few that are known: [N].
 
-    Fisher's z (the inverse hyperbolic tangent) makes cosines roughly normal; the threshold is the quantile of the
-    normal distribution with the controls' mean and deviation.
+    Fisher's z (the inverse hyperbolic tangent) makes cosines roughly normal; the threshold is where one more score
+    would lie with this probability (a one-sided prediction limit, Student's t: few controls, a higher threshold).
     """
+    if len(control_scores) < FEWEST_CONTROLS:
+        raise ValueError(
+            f"The concept preserves {len(control_scores) - 1} prompts, too few to tell where it ends: list at least "
+            f"{FEWEST_CONTROLS - 1} under `preserve` in UnGuide Concept, a dozen or more if you can."
+        )
     z = control_scores.double().clamp(-0.9999, 0.9999).atanh()
-    return (z.mean() + NormalDist().inv_cdf(1.0 - false_positive_rate) * z.std()).tanh().item()
+    quantile = student.isf(false_positive_rate, len(z) - 1) * (1 + 1 / len(z)) ** 0.5
+    return (z.mean() + quantile * z.std()).tanh().item()

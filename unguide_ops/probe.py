@@ -15,7 +15,7 @@ from .unguidance import branch_of
 
 TARGET = "target prompt"  # the LoRA's own encoded target prompt, in a session's prompts
 ROWS = "prompts"  # the probed prompts, one a batch row
-CONTROLS = 16
+CONTROLS = 48
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ProbeSettings:
     cfg: float = 7.5
     width: int = 512  # pixels
     height: int = 512
-    false_positive_rate: float = 0.01  # of the calibrated modes
+    false_positive_rate: float = 0.001  # of the calibrated modes
 
 
 @dataclass
@@ -93,9 +93,20 @@ def probe(model, lora: ConceptLoRA, clip, prompts: Iterable[str], settings: Prob
             f"it was not trained by UnGuide. Set `mode` to {gate.PAPER!r}."
         )
     counter = host.EvaluationCounter()
-    unique = list(dict.fromkeys([*prompts, *controls]))
-    scores = dict(zip(unique, measure(counter.watch(model), lora, clip, unique, settings), strict=True))
-    control_scores = torch.stack([scores[prompt].mean() for prompt in controls])
+    every_seed = range(settings.seeds)
+    rows = [(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in every_seed]
+    if settings.mode == gate.PAPER:
+        rows += [(NEUTRAL, seed) for seed in every_seed]
+    else:  # what tells controls apart is the prompt, so that one noise each will do
+        rows += [(prompt, index % settings.seeds) for index, prompt in enumerate(controls)]
+    rows = list(dict.fromkeys(rows))
+    found = dict(zip(rows, measure(counter.watch(model), lora, clip, rows, settings).tolist(), strict=True))
+
+    def reading(prompt: str) -> Reading:
+        return Reading(prompt, torch.tensor([found[prompt, seed] for seed in every_seed if (prompt, seed) in found]))
+
+    control_readings = [reading(prompt) for prompt in controls]
+    control_scores = torch.tensor([control.score for control in control_readings])
     if settings.mode == gate.PAPER:
         threshold = control_scores.item()
     else:
@@ -103,25 +114,24 @@ def probe(model, lora: ConceptLoRA, clip, prompts: Iterable[str], settings: Prob
     return Probe(
         settings.mode,
         threshold,
-        [Reading(prompt, scores[prompt]) for prompt in prompts],
-        [Reading(prompt, scores[prompt]) for prompt in controls],
+        [reading(prompt) for prompt in prompts],
+        control_readings,
         counter.count,
     )
 
 
 def control_prompts(lora: ConceptLoRA) -> list[str]:
-    """The neutral prompt and a few, evenly picked, that the LoRA's concept preserves."""
+    """The neutral prompt, and prompts that the LoRA's concept preserves: evenly picked where there are many."""
     kept = Concept.model_validate(lora.concept).kept if lora.concept else default_preserve()
     return [NEUTRAL, *kept[:: -(-len(kept) // CONTROLS) or 1]]
 
 
-def measure(model, lora: ConceptLoRA, clip, prompts: list[str], settings: ProbeSettings) -> list[torch.Tensor]:
-    """The scores of each prompt, [seeds], on the CPU. Seeds run from `settings.seed` upwards."""
+def measure(model, lora: ConceptLoRA, clip, rows: list[tuple[str, int]], settings: ProbeSettings) -> torch.Tensor:
+    """The score of each (prompt, seed) of `rows`, on the CPU. Seed 0 stands for `settings.seed`, 1 for the next."""
     branch = branch_of(model, lora)
     latent = host.empty_latent(model, settings.width, settings.height)
     noise = torch.cat([host.noise_like(latent, settings.seed + i) for i in range(settings.seeds)])
-    rows = [(prompt, seed) for prompt in prompts for seed in range(settings.seeds)]
-    encoded = {prompt: host.encode(clip, prompt) for prompt in prompts}
+    encoded = {prompt: host.encode(clip, prompt) for prompt, _ in rows}
     shared = {NEUTRAL: host.encode(clip, NEUTRAL)}
     if lora.target_prompt:
         shared[TARGET] = host.unpack_conditioning(lora.target_prompt)
@@ -139,7 +149,7 @@ def measure(model, lora: ConceptLoRA, clip, prompts: list[str], settings: ProbeS
             stacked = host.stack([encoded[prompt] for prompt, _ in chunk])
             batch = latent.expand(len(chunk), *latent.shape[1:])
             scores.append(host.session(model, {**shared, ROWS: stacked}, batch, body).cpu())
-    return list(torch.cat(scores).reshape(len(prompts), settings.seeds))
+    return torch.cat(scores)
 
 
 def _scores(live, branch, noise: torch.Tensor, settings: ProbeSettings, done) -> torch.Tensor:

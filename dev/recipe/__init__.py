@@ -24,7 +24,6 @@ JUDGE_FILES = ("judges.json", "a.safetensors", "b.safetensors")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `recipe`."""
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"some of {', '.join(STAGES)} (default: all)")
-    parser.add_argument("--steps", type=int, default=24_000, help="of the unet; it goes on from a checkpoint")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,7 +60,7 @@ def make_unet(options: argparse.Namespace) -> None:
     from dev.recipe import unet
 
     write_config(FOLDER)
-    unet.train(FOLDER, options.steps)
+    unet.train(FOLDER)
 
 
 def make_judges(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ Two processes of one thread each share a step's batch: on two cores that is fast
 import copy
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,26 +24,39 @@ CONFIG = {
 }  # fmt: skip
 """Of the host's UNetModel; its channels and the context's width are those of the encoders."""
 
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training. `widened`: how far captions are moved in meaning, at most (see `Pool.batch`)."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    cool_down: float  # the share of the steps, at the end, in which the rate falls to 0
+    widened: float = 0.0
+
+
+PHASES = (Phase("learn", 16_500, 1e-3, 0.25), Phase("widen", 3000, 4e-4, 0.7, widened=1.0))
+"""After the first the UNet knows its words' meanings by heart; the second makes of each point a region."""
+
 PROCESSES, BATCH = 2, 32
 """BATCH is each process's: 64 pictures a step."""
 
-LEARNING_RATE, WARM_UP_STEPS, COOL_DOWN = 1e-3, 500, 0.25
-"""The rate is constant until the last quarter of the steps, and falls to 0 there: a run can be prolonged until then."""
-
+WARM_UP_STEPS = 500
 EMPTY = 0.1  # share of empty captions
 EMA = 0.9995
 GAMMA = 5.0  # of min-SNR: noise levels with a higher signal-to-noise ratio weigh less
 CHECKPOINT_STEPS = 500
 
 
-def train(folder: Path, steps: int, pool_size: int = 150_000, seed: int = 0) -> None:
-    """Train for `steps` from the last checkpoint in `folder`, if there is one; writes unet.safetensors there."""
+def train(folder: Path, pool_size: int = 130_000, seed: int = 0) -> None:
+    """Train from the last checkpoint in `folder`, if there is one; writes unet.safetensors there."""
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29533")
-    torch.multiprocessing.spawn(_train, (folder, steps, pool_size, seed), nprocs=PROCESSES)
+    torch.multiprocessing.spawn(_train, (folder, pool_size, seed), nprocs=PROCESSES)
 
 
-def _train(rank: int, folder: Path, steps: int, pool_size: int, seed: int) -> None:
+def _train(rank: int, folder: Path, pool_size: int, seed: int) -> None:
     """One process's share."""
     from dev.recipe.pool import make_pool
 
@@ -50,14 +64,21 @@ def _train(rank: int, folder: Path, steps: int, pool_size: int, seed: int) -> No
     torch.set_flush_denormal(True)  # or steps take seconds
     start_host()
     dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
-    chief = rank == 0
     with torch.inference_mode():
-        pool = make_pool(folder, pool_size // PROCESSES, seed * PROCESSES + rank, quiet=not chief)
-    pool.latents, pool.contexts = pool.latents.clone(), pool.contexts.clone()
+        pool = make_pool(folder, pool_size // PROCESSES, seed * PROCESSES + rank, quiet=rank > 0)
+    pool = pool.clone()
     unet = new_unet(folder, seed)
+    for number, phase in enumerate(PHASES):
+        checkpoint = folder / f"unet.{phase.name}.pt"
+        if not (folder / f"unet.{PHASES[-1].name}.pt").is_file() or phase is PHASES[-1]:
+            run_phase(phase, unet, pool, checkpoint, seed + 10**6 * number + rank, chief=rank == 0)
+    dist.destroy_process_group()
+
+
+def run_phase(phase: Phase, unet: torch.nn.Module, pool, checkpoint: Path, seed: int, chief: bool) -> None:
+    """Train `unet` in place through a phase, from its checkpoint if there is one; it ends as the average of itself."""
     ema = copy.deepcopy(unet)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    checkpoint = folder / "unet.checkpoint.pt"
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     step = 0
     if checkpoint.is_file():
         saved = torch.load(checkpoint, weights_only=True)
@@ -65,34 +86,36 @@ def _train(rank: int, folder: Path, steps: int, pool_size: int, seed: int) -> No
         ema.load_state_dict(saved["ema"])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
-    generator = torch.Generator().manual_seed(seed + 1000 * (step * PROCESSES + rank))
+    generator = torch.Generator().manual_seed(seed + 1000 * step)
     alphas = alphas_cumprod()
-    began, shown, first = time.monotonic(), None, step
-    while step < steps:
-        lr = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / (COOL_DOWN * steps))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss = diffusion_loss(unet, *pool.batch(BATCH, EMPTY, generator), alphas, generator)
+    began, shown, first = time.monotonic(), 0.0, step
+    while step < phase.steps:
+        left = (phase.steps - step) / phase.steps
+        rate = phase.learning_rate * min(1.0, (step + 1) / WARM_UP_STEPS, left / phase.cool_down)
+        optimizer.param_groups[0]["lr"] = rate
+        loss = diffusion_loss(unet, *pool.batch(BATCH, EMPTY, phase.widened, generator), alphas, generator)
         optimizer.zero_grad(set_to_none=False)
         loss.backward()
         average_gradients(unet)
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         step += 1
-        decay = min(EMA, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(unet.parameters()), 1 - decay)
-        shown = loss.item() if shown is None else 0.99 * shown + 0.01 * loss.item()
+            torch._foreach_lerp_(
+                list(ema.parameters()), list(unet.parameters()), 1 - min(EMA, (1 + step) / (10 + step))
+            )
+        shown = loss.item() if step == first + 1 else 0.99 * shown + 0.01 * loss.item()
         if chief and step % 100 == 0:
-            rate = (time.monotonic() - began) / (step - first)
-            left = duration(rate * (steps - step))
-            print(f"step {step} of {steps}, loss {shown:.4f}, {rate:.2f} s a step, {left} left", flush=True)
-        if chief and (step % CHECKPOINT_STEPS == 0 or step == steps):
+            seconds = (time.monotonic() - began) / (step - first)
+            rest = duration(seconds * (phase.steps - step))
+            print(f"{phase.name}: step {step} of {phase.steps}, loss {shown:.4f}, {rest} left", flush=True)
+        if chief and (step % CHECKPOINT_STEPS == 0 or step == phase.steps):
             state = {"unet": unet.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "step": step}, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
-            save(ema, folder)
-    dist.destroy_process_group()
+            part = checkpoint.with_suffix(".part")
+            torch.save({**state, "step": step}, part)
+            part.replace(checkpoint)
+            save(ema, checkpoint.parent)
+    unet.load_state_dict(ema.state_dict())
 
 
 def new_unet(folder: Path, seed: int) -> torch.nn.Module:
