@@ -1,1 +1,1 @@
-"""For people who work on the pack: `python dev demo | test | serve` from the repository root."""
+"""For people who work on the pack: `python dev demo | test | serve | bench | recipe` from the repository root."""
