@@ -109,7 +109,7 @@ def gate_scores(it, lora, prompts: list[str]) -> dict[str, dict[int, list[float]
 
 def accuracies(words: dict, name: str, result: dict, base: Pictures, panel: Panel) -> dict[str, dict[str, float]]:
     """Acc_e, Acc_s, Acc_g, the same for unseen words (acc_u), and H0, of every way, by both judges' mean."""
-    from unguide.unguide_ops.metrics import h0
+    from unguide_ops.metrics import h0  # this process has no host
 
     parts = prompts_of(words, name)
     touched = {*parts["target"], *parts["seen"], *parts["unseen"]}
