@@ -7,8 +7,8 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean as mean
 
 from dev.client import Graph, fetch_image, run_graph, title_of
 from dev.demo_graph import COLUMNS, base_graph, forget_graph, untouched_graph
@@ -197,12 +197,6 @@ def summary(report: dict, output: Path) -> str:
         f"Done in {figures['seconds_total']:.0f} s. Grids, loss curves, probe charts and report.json: {output}",
     ]
     return "\n".join(lines)
-
-
-def mean(values: Iterable[float]) -> float:
-    """The arithmetic mean."""
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def png(image) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean as mean
 
 import numpy as np
 import torch
@@ -123,9 +124,3 @@ def diversity(features: torch.Tensor) -> float:
 def weights_mib(folder: Path) -> float:
     """The model's weight files together."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 2**20
-
-
-def mean(values: Iterable[float]) -> float:
-    """The arithmetic mean."""
-    values = list(values)
-    return sum(values) / len(values)
