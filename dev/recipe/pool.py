@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,46 +12,77 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from dev.recipe import text_corpus
+from dev.recipe.captions import plural
 from dev.recipe.scenes import Scenes
 from dev.recipe.sprites import load_sprites, load_things, styles
 
 CHUNK = 250
-WORDS = 3000
+DIRECTIONS = 3000
+"""So many of the most frequent words give the directions in which captions are moved."""
+
+NEAR, NEARER = 0.45, 0.08
+"""A word belongs to a concept from this cosine of their meanings, if no other concept's is within so much of it."""
+
+PLAIN = 0.9
+"""From this cosine with a concept's meaning a caption says that concept, and no attribute or second thing."""
 
 
 @dataclass
 class Pool:
     """Latents fp16 [N, C, 8, 8], the number of each one's caption [N], and the captions' contexts bf16 [M, 77, D].
 
-    `meanings` [W, D] are those of common words, none of them held out: outputs at the last token, less their mean.
+    Meanings are outputs at the last token, less `origin` [D], the mean of frequent words. `directions` [W, D] are the
+    meanings of frequent words, `concepts` [K, D] those of the concepts. `words` [V, 77, D] are contexts of words near
+    a concept, `belongs` [V] its number. No word among them is held out by the benchmark.
     """
 
     latents: torch.Tensor
     captions: torch.Tensor
     contexts: torch.Tensor
-    meanings: torch.Tensor
+    origin: torch.Tensor
+    directions: torch.Tensor
+    concepts: torch.Tensor
+    words: torch.Tensor
+    belongs: torch.Tensor
 
     def batch(
         self, size: int, empty: float, widened: float, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`size` random latents and contexts, fp32; a share `empty` of the captions is the empty one.
 
-        Every other caption is moved by up to `widened` times the meaning of a random word, or as far in a random
-        direction, so that its picture answers to a region of meanings, and not to a point that was learnt by heart.
+        With `widened` a picture answers to a region of meanings, and not to a point that was learnt by heart: half of
+        the captions are moved by up to so many times another word's meaning, or as far in a random direction, unless
+        that brings another concept nearer; and every fourth plain one is a word that belongs to the concept.
         """
         chosen = torch.randint(len(self.latents), (size,), generator=generator)
         captions = self.captions[chosen].masked_fill(torch.rand(size, generator=generator) < empty, 0)
         contexts = self.contexts[captions].float()
         if widened:
-            words = self.meanings[torch.randint(len(self.meanings), (size,), generator=generator)]
-            anywhere = normalize(torch.randn(words.shape, generator=generator), dim=1) * words.norm(dim=1, keepdim=True)
-            moves = torch.where(torch.rand(size, 1, generator=generator) < 0.5, words, anywhere)
-            reach = widened * torch.rand(size, 1, generator=generator)
-            reach[(torch.rand(size, 1, generator=generator) < 0.5) | (captions == 0)[:, None]] = 0
-            moved = contexts + (reach * moves)[:, None]
-            moved = moved * (contexts.norm(dim=2, keepdim=True) / moved.norm(dim=2, keepdim=True))
-            contexts = torch.cat([contexts[:, :1], moved[:, 1:]], 1)  # the start token means nothing
+            full = captions != 0
+            before = self.nearest(contexts)
+            moved = self.moved(contexts, widened, generator)
+            kept = full & (torch.rand(size, generator=generator) < 0.5) & (self.nearest(moved)[1] == before[1])
+            worded = full & (before[0] > PLAIN) & (torch.rand(size, generator=generator) < 0.25)
+            contexts = torch.where(kept[:, None, None], moved, contexts)
+            for row in worded.nonzero()[:, 0]:
+                those = (self.belongs == before[1][row]).nonzero()[:, 0]
+                if len(those):
+                    contexts[row] = self.words[those[torch.randint(len(those), (1,), generator=generator)]][0].float()
         return self.latents[chosen].float(), contexts
+
+    def nearest(self, contexts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine of each context's meaning with the nearest concept's, and that concept's number."""
+        return nearest(contexts[:, -1] - self.origin, self.concepts)
+
+    def moved(self, contexts: torch.Tensor, reach: float, generator: torch.Generator) -> torch.Tensor:
+        """The contexts, each moved by up to `reach` times the meaning of a random word, or a vector of its length."""
+        size = len(contexts)
+        words = self.directions[torch.randint(len(self.directions), (size,), generator=generator)]
+        anywhere = normalize(torch.randn(words.shape, generator=generator), dim=1) * words.norm(dim=1, keepdim=True)
+        moves = torch.where(torch.rand(size, 1, generator=generator) < 0.5, words, anywhere)
+        moved = contexts + (reach * torch.rand(size, 1, generator=generator) * moves)[:, None]
+        moved = moved * (contexts.norm(dim=2, keepdim=True) / moved.norm(dim=2, keepdim=True))
+        return torch.cat([contexts[:, :1], moved[:, 1:]], 1)  # the start token means nothing
 
     def clone(self) -> Pool:
         """A copy that autograd may use, if this one was made in inference mode."""
@@ -73,23 +105,44 @@ def make_pool(folder: Path, size: int, seed: int, quiet: bool = False) -> Pool:
         pixels = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 127.5 - 1
         latents.append(autoencoder.encode(pixels).half())
         captions += [numbers.setdefault(caption, len(numbers)) for caption in words]
-    contexts = [
-        clip.encode_from_tokens(clip.tokenize(caption)).to(torch.bfloat16)
-        for caption in tqdm(numbers, desc="captions", disable=quiet)
-    ]
-    words = torch.cat(
-        [clip.encode_from_tokens(clip.tokenize(f"a photo of the {word}"))[:, -1] for word in some_words()]
-    )
-    return Pool(torch.cat(latents), torch.tensor(captions), torch.cat(contexts), words - words.mean(0))
+
+    def encode(caption: str) -> torch.Tensor:
+        return clip.encode_from_tokens(clip.tokenize(caption)).to(torch.bfloat16)
+
+    contexts = [encode(caption) for caption in tqdm(numbers, desc="captions", disable=quiet)]
+    return Pool(torch.cat(latents), torch.tensor(captions), torch.cat(contexts), *meanings(encode))
 
 
-def some_words() -> list[str]:
-    """Common English words, without any that the benchmark holds out."""
-    held_out = {
-        word
-        for entry in text_corpus.benchmark()["classes"].values()
-        for split in entry["unseen"].values()
-        for phrase in split
-        for word in phrase.split()
-    }
-    return [word for word in text_corpus.english() if word not in held_out][:WORDS]
+def meanings(encode) -> Iterator[torch.Tensor]:
+    """The pool's `origin`, `directions`, `concepts`, `words` and `belongs`."""
+    words = common_words()
+    outputs = torch.cat([encode(photo(word))[:, -1] for word in tqdm(words, desc="words", disable=None)]).float()
+    concepts = torch.cat([encode(photo(name))[:, -1] for name in text_corpus.concepts()]).float()
+    origin = outputs[:DIRECTIONS].mean(0)
+    cosines = (normalize(outputs - origin, dim=1) @ normalize(concepts - origin, dim=1).T).topk(2, dim=1)
+    first, second = cosines.values.T
+    near = ((first > NEAR) & (first - second > NEARER)).nonzero()[:, 0]
+    yield from (origin, outputs[:DIRECTIONS] - origin, concepts - origin)
+    yield torch.cat([encode(photo(words[number])) for number in near])
+    yield cosines.indices[near, 0]
+
+
+def nearest(meanings: torch.Tensor, concepts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest cosine of each meaning [N, D] with any of the concepts [K, D], and that concept's number."""
+    best = (normalize(meanings, dim=1) @ normalize(concepts, dim=1).T).max(1)
+    return best.values, best.indices
+
+
+def photo(word: str) -> str:
+    """The caption that stands for the word."""
+    return f"a photo of the {word}"
+
+
+def common_words() -> list[str]:
+    """English words, most frequent first, without any that the benchmark holds out, in the singular or plural."""
+    entries = text_corpus.benchmark()["classes"].values()
+    kinds = [entry[kind] for entry in entries for kind in ("unseen", "compounds")]
+    held_out = {word for kind in kinds for split in kind.values() for phrase in split for word in phrase.split()}
+    held_out -= {word for words in text_corpus.concepts().values() for word in words}  # "alley cat": cat is seen
+    held_out |= {plural(word) for word in held_out}
+    return [word for word in text_corpus.english() if word not in held_out]

@@ -36,7 +36,7 @@ class Phase:
     widened: float = 0.0
 
 
-PHASES = (Phase("learn", 16_500, 1e-3, 0.25), Phase("widen", 3000, 4e-4, 0.7, widened=1.0))
+PHASES = (Phase("learn", 16_500, 1e-3, 0.25), Phase("widen", 6000, 5e-4, 0.7, widened=2.0))
 """After the first the UNet knows its words' meanings by heart; the second makes of each point a region."""
 
 PROCESSES, BATCH = 2, 32
