@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dev.client import Graph
 
-TRAINING = {"iterations": 100, "learning_rate": 3e-4, "rank": 4, "alpha": 8.0, "steps": 10}
+PRESET = "object"
 SIZE = {"width": 64, "height": 64}
 SAMPLING = {
     "seed": 0,
@@ -83,8 +83,11 @@ def untouched_graph(run: int, folder: str) -> Graph:
     return build.graph
 
 
-def forget_graph(concept: str, prompts: list[str], pictures: int, folder: str, training: dict | None = None) -> Graph:
-    """Train, save and probe; then every prompt by the LoRA alone, by half of it, and by UnGuidance."""
+def forget_graph(concept: str, prompts: list[str], pictures: int, folder: str, **controls) -> Graph:
+    """Train, save and probe; then every prompt by the LoRA alone, by half of it, and by UnGuidance.
+
+    `controls` are further inputs of the trainer.
+    """
     build = GraphBuilder()
     model, clip, vae = build.model()
     idea = build.add("UnGuideConcept", clip=clip, preset=concept, target="", reference="", synonyms="", preserve="")
@@ -93,16 +96,15 @@ def forget_graph(concept: str, prompts: list[str], pictures: int, folder: str, t
         f"train: forget {concept}",
         model=model,
         concept=[idea, 0],
-        targets="cross-attention k/v",
-        negative_guidance=2.0,
-        start_guidance=9.0,
+        vae=vae,
         seed=0,
         **SIZE,
-        **(training or TRAINING),
+        **{"preset": PRESET, **controls},
     )
     lora = [trained, 0]
     build.add("UnGuideSaveLoRA", lora=lora, filename_prefix=f"unguide/{concept}")
     build.add("SaveImage", "loss curve", images=[trained, 1], filename_prefix=f"{folder}/loss")
+    build.add("PreviewAny", "training report", source=[trained, 2])
     probed = build.add(
         "UnGuideStabilityProbe",
         model=model,

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..unguide_ops import host
-from ..unguide_ops.concept import NEUTRAL, EncodedConcept, concept_from, presets
+from ..unguide_ops.concept import EncodedConcept, concept_from, presets
 from .sockets import CATEGORY, ConceptSocket
 
 CUSTOM = "custom"
@@ -63,5 +63,4 @@ class UnGuideConcept(io.ComfyNode):
     def execute(cls, clip, preset, target, reference, synonyms, preserve) -> io.NodeOutput:
         """The concept with its prompts encoded."""
         concept = concept_from(None if preset == CUSTOM else preset, target, reference, synonyms, preserve)
-        prompts = (concept.target, concept.reference, NEUTRAL, *concept.kept)
-        return io.NodeOutput(EncodedConcept(concept, {prompt: host.encode(clip, prompt) for prompt in prompts}))
+        return io.NodeOutput(EncodedConcept.of(concept, lambda prompt: host.encode(clip, prompt)))

@@ -1,10 +1,74 @@
 """The trainer as a node."""
 
+import json
+
 from comfy_api.latest import io, ui
 
-from ..unguide_ops import figures, targets
-from ..unguide_ops.training import TrainingSettings, train
+from ..unguide_ops import figures, files, host, settings, targets
+from ..unguide_ops.showcase import showcase
+from ..unguide_ops.training import CANCELLED, Training, train
 from .sockets import CATEGORY, ConceptSocket, LoRASocket, seed_input, size_inputs
+
+CUSTOM = "custom"
+DEFAULT = settings.OBJECT
+
+
+def _int(name: str, low: int, high: int, tooltip: str):
+    return io.Int.Input(name, default=getattr(DEFAULT, name), min=low, max=high, optional=True, tooltip=tooltip)
+
+
+def _float(name: str, low: float, high: float, step: float, tooltip: str):
+    return io.Float.Input(
+        name, default=getattr(DEFAULT, name), min=low, max=high, step=step, round=False, optional=True, tooltip=tooltip
+    )
+
+
+def _choice(name: str, options, tooltip: str):
+    return io.Combo.Input(name, options=list(options), default=getattr(DEFAULT, name), optional=True, tooltip=tooltip)
+
+
+def _switch(name: str, tooltip: str):
+    return io.Boolean.Input(name, default=getattr(DEFAULT, name), optional=True, tooltip=tooltip)
+
+
+CONTROLS = (
+    _int("iterations", 1, 100_000, "Steps of the optimizer."),
+    _float("learning_rate", 1e-8, 1.0, 1e-5, "Of the optimizer, at its highest."),
+    _choice("optimizer", settings.OPTIMIZERS, "torch's own. The paper's is Adam."),
+    _choice("schedule", settings.SCHEDULES, "Course of the learning rate. The paper's is constant."),
+    _int("rank", 1, 128, "Rank of the LoRA: how many directions it may change."),
+    _float(
+        "alpha", 0.01, 1000.0, 0.01, "Multiplier of the LoRA while training, as in the paper: not divided by the rank. "
+        "Files are written in the usual convention, alpha x rank.",
+    ),
+    _choice(
+        "targets", targets.CHOICES, "Which layers the LoRA hangs on. Cross-attention keys and values for objects and "
+        "styles; all but cross-attention for nudity (the paper's choices). Automatic: what suits the model family.",
+    ),
+    _float(
+        "negative_guidance", 0.0, 100.0, 0.1, "How far the LoRA is pushed beyond the reference, away from the target "
+        "(g in the paper).",
+    ),
+    _float("start_guidance", 1.0, 100.0, 0.1, "cfg of the unfinished pictures that the LoRA is trained on."),
+    _int("steps", 2, 1000, "Steps of these pictures' schedule (the paper: 50)."),
+    _int(
+        "reuse", 1, 1000, "How many iterations one unfinished picture serves, at several of its noise levels. 1 is the "
+        "paper's: a new one for each iteration, stopped at a random step.",
+    ),
+    _int("batch_size", 1, 64, "Noise levels an iteration looks at: more are steadier and need more memory."),
+    _choice(
+        "initialisation", settings.INITIALISATIONS, "What the LoRA listens to at first. Concept directions: what sets "
+        "the concept's prompts apart from the preserved ones, so that others are left alone from the start. Random: "
+        "the paper's.",
+    ),
+    _float("ridge", 1e-6, 10.0, 0.001, "Of the concept directions: a larger one lets more words close by through."),
+    _switch("train_synonyms", "Forget the concept's synonyms as well, by turns. The paper trains on the target alone."),
+    _float(
+        "retain_weight", 0.0, 1000.0, 0.1, "How strongly preserved prompts are kept as the base draws them. 0 is the "
+        "paper's objective, under which the LoRA changes other prompts too.",
+    ),
+    _int("retain_prompts", 0, 64, "How many preserved prompts are looked at with each latent."),
+)  # fmt: skip
 
 
 class UnGuideTrainLoRA(io.ComfyNode):
@@ -18,88 +82,72 @@ class UnGuideTrainLoRA(io.ComfyNode):
             display_name="UnGuide Train LoRA",
             category=CATEGORY,
             description="Trains a small LoRA under which the model, asked for the target prompt, predicts "
-            "something else. The model itself is not changed. The defaults are the paper's for "
-            "objects on Stable Diffusion 1.x, plus a term that keeps other prompts as they are.",
+            "something else. The model itself is not changed. Cancel keeps what was trained so far as a file.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that shall forget."),
                 ConceptSocket.Input("concept", tooltip="From UnGuide Concept, encoded by the same checkpoint's CLIP."),
-                io.Int.Input("iterations", default=200, min=1, max=100000, tooltip="Training iterations."),
-                io.Float.Input(
-                    "learning_rate", default=3e-5, min=1e-8, max=1.0, step=1e-6, round=False, tooltip="Of Adam."
-                ),
-                io.Int.Input(
-                    "rank", default=1, min=1, max=128, tooltip="Rank of the LoRA: how many directions it may change."
-                ),
-                io.Float.Input(
-                    "alpha",
-                    default=8.0,
-                    min=0.01,
-                    max=1000.0,
-                    step=0.01,
-                    tooltip="Multiplier of the LoRA while training, as in the paper: not divided by the rank. "
-                    "Files are written in the usual convention, alpha x rank.",
-                ),
                 io.Combo.Input(
-                    "targets",
-                    options=list(targets.CHOICES),
-                    default=targets.CROSS_ATTENTION,
-                    tooltip="Which layers the LoRA hangs on. Cross-attention keys and values for objects and "
-                    "styles; all but cross-attention for nudity (the paper's choices).",
-                ),
-                io.Float.Input(
-                    "negative_guidance",
-                    default=2.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How far the LoRA is pushed beyond the reference, away from the target (g in the paper).",
-                ),
-                io.Float.Input(
-                    "start_guidance",
-                    default=9.0,
-                    min=1.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="cfg of the unfinished pictures that the LoRA is trained on.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=50,
-                    min=2,
-                    max=1000,
-                    tooltip="Steps of these pictures' schedule. Each iteration runs half of them on average: "
-                    "fewer are faster.",
+                    "preset",
+                    options=[*settings.PRESETS, CUSTOM],
+                    default="object",
+                    tooltip="Sets all controls below `seed`, up to `retain_prompts`, at once. 'As in the paper' is the "
+                    "published procedure, at ten times the cost. Custom: the controls count as they are.",
                 ),
                 *size_inputs("the pictures trained on: the model's native size"),
                 seed_input("The same seed and settings give the same LoRA."),
-                io.Float.Input(
-                    "retain_weight",
-                    default=0.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.05,
+                *CONTROLS,
+                _switch("early_stop", "Stop as soon as the target is gone and no preserved prompt is changed as much."),
+                _switch("checkpointing", "Compute activations twice instead of keeping them: less memory, more time."),
+                io.Int.Input(
+                    "preview_every",
+                    default=10,
+                    min=0,
+                    max=100_000,
                     optional=True,
-                    tooltip="How strongly each preserved prompt is kept as the base draws it. 0 is the paper's "
-                    "objective, under which the LoRA changes all prompts of the same form.",
+                    tooltip="Show what the target prompt looks like under the LoRA at most every so many iterations. It"
+                    " costs nothing: these are the pictures trained on. 0: never.",
                 ),
                 io.Int.Input(
-                    "retain_prompts",
-                    default=6,
+                    "grid_steps",
+                    default=10,
                     min=0,
-                    max=64,
+                    max=1000,
                     optional=True,
-                    tooltip="How many preserved prompts, picked at random, each iteration looks at.",
+                    tooltip="Steps of the pictures in the final grid: 4 prompts by the base, the LoRA alone, and "
+                    "UnGuidance. 0: no grid.",
                 ),
+                LoRASocket.Input("resume", optional=True, tooltip="A LoRA to go on with, in place of a fresh one."),
+                io.Vae.Input("vae", optional=True, tooltip="For a sharp grid; without it the grid is a rough preview."),
             ],
             outputs=[
                 LoRASocket.Output(display_name="lora", tooltip="The trained concept LoRA."),
-                io.Image.Output(display_name="loss_curve", tooltip="Both losses by iteration."),
+                io.Image.Output(display_name="loss_curve", tooltip="Losses and erasure by iteration."),
+                io.String.Output(display_name="report", tooltip="What training did and cost, as JSON."),
+                io.Image.Output(display_name="grid", tooltip="The base, the LoRA alone, and UnGuidance."),
             ],
         )
 
     @classmethod
-    def execute(cls, model, concept, **settings) -> io.NodeOutput:
-        """The trained LoRA and its loss curve."""
-        lora, losses = train(model, concept, TrainingSettings(**settings))
-        curve = figures.loss_curve(losses)
-        return io.NodeOutput(lora, curve, ui=ui.PreviewImage(curve, cls=cls))
+    def execute(cls, model, concept, preset, preview_every=10, grid_steps=10, resume=None, vae=None, **controls):
+        """The trained LoRA, its loss curve, a report and a grid."""
+        chosen = settings.TrainingSettings(**controls) if preset == CUSTOM else settings.preset(preset, **controls)
+        trained = train(model, concept, chosen, resume=resume, watch=host.Watch(preview_every))
+        if trained.stopped == CANCELLED:
+            keep(trained)
+            raise host.Interrupted
+        curve = figures.loss_curve(trained.monitor.history, 1 + chosen.negative_guidance)
+        latent = host.empty_latent(model, chosen.width, chosen.height)
+        grid, cost = curve, 0
+        if grid_steps:
+            grid, cost = showcase(model, trained.lora, concept, latent, grid_steps, host.decoder(model, vae))
+        report = json.dumps({"preset": preset, **trained.report(), "evaluations_grid": cost}, indent=1)
+        return io.NodeOutput(trained.lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))
+
+
+def keep(trained: Training) -> None:
+    """Save a LoRA whose training was cancelled, and say where."""
+    path, name = host.new_lora_path("unguide/cancelled/concept")
+    files.save_lora(path, trained.lora)
+    host.say_on_node(
+        f"Cancelled. What was trained so far ({len(trained.monitor.history)} iterations) is kept as {name}"
+    )

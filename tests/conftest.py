@@ -22,7 +22,7 @@ import nodes  # noqa: E402
 import torch  # noqa: E402
 from unguide.demo_model import load_demo_model  # noqa: E402
 from unguide.unguide_ops import host, targets  # noqa: E402
-from unguide.unguide_ops.concept import NEUTRAL, EncodedConcept, concept_from  # noqa: E402
+from unguide.unguide_ops.concept import EncodedConcept, concept_from  # noqa: E402
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair  # noqa: E402
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
@@ -56,8 +56,7 @@ def clip(demo):
 def concept(clip):
     """The cat."""
     with torch.inference_mode():
-        it = concept_from("cat", "", "", "", "")
-        return EncodedConcept(it, {p: host.encode(clip, p) for p in (it.target, it.reference, NEUTRAL, *it.kept)})
+        return EncodedConcept.of(concept_from("cat", "", "", "", ""), lambda prompt: host.encode(clip, prompt))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from real_host import HOST, REPOSITORY
 from safetensors.torch import load
 
 from dev.client import GraphError, GraphInterruptedError, fetch_image, run_graph, title_of
-from dev.demo_graph import TRAINING, forget_graph, untouched_graph
+from dev.demo_graph import forget_graph, untouched_graph
 from dev.environment import make_base
 from dev.server import HostServer, request
 
@@ -22,7 +22,7 @@ def url(tmp_path_factory):
 
 
 def graph(iterations):
-    return forget_graph("cat", PROMPTS, 2, "test", {**TRAINING, "iterations": iterations})
+    return forget_graph("cat", PROMPTS, 2, "test", preset="custom", iterations=iterations)
 
 
 def plain(url, run):

@@ -24,16 +24,16 @@ class Branch:
     def __init__(self, pairs: Mapping[str, LowRankPair]):
         self.pairs = pairs
         self.calls = 0  # of any pair since attached: 0 after a prediction means that something bypassed the branch
-        self._is_on = False
+        self.is_on = False
 
     @contextmanager
     def on(self) -> Iterator[None]:
         """Predictions inside include the LoRA."""
-        before, self._is_on = self._is_on, True
+        before, self.is_on = self.is_on, True
         try:
             yield
         finally:
-            self._is_on = before
+            self.is_on = before
 
     @contextmanager
     def attached(self, model: torch.nn.Module) -> Iterator[Branch]:
@@ -57,7 +57,7 @@ class Branch:
 
         def forward_with_branch(x, *args, **kwargs):
             y = forward(x, *args, **kwargs)
-            if not self._is_on:
+            if not self.is_on:
                 return y
             self.calls += 1
             if pair.up.requires_grad:

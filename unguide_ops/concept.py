@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 NEUTRAL = ""
@@ -32,19 +34,48 @@ class Concept(BaseModel):
     other: tuple[Prompt, ...] = ()
     preserve: tuple[NamedPrompt, ...] = ()
 
+    @model_validator(mode="after")
+    def _something_to_erase(self) -> Concept:
+        if self.target.lower() == self.reference.lower():
+            raise ValueError(
+                f"`target` and `reference` are the same ({self.target!r}), so that there is nothing to forget: write "
+                f"under `reference` what shall be drawn instead"
+            )
+        return self
+
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """`preserve`, without any prompt that ends in the same word as the target or a synonym: that is the concept."""
         names = {prompt.split()[-1].lower() for prompt in (self.target, *self.synonyms)}
         return tuple(prompt for prompt in self.preserve if prompt.split()[-1].lower() not in names)
 
+    @property
+    def erased(self) -> tuple[str, ...]:
+        """The prompts that mean the concept, the target first."""
+        return tuple(dict.fromkeys((self.target, *self.synonyms)))
+
+    @property
+    def retained(self) -> tuple[str, ...]:
+        """The prompts whose predictions must stay, the neutral one first."""
+        return tuple(dict.fromkeys((NEUTRAL, *self.kept)))
+
 
 @dataclass
 class EncodedConcept:
-    """A concept and its encoded prompts (the host's CONDITIONING by prompt): target, reference, neutral, preserve."""
+    """A concept and its encoded prompts: the host's CONDITIONING by prompt."""
 
     concept: Concept
     prompts: dict[str, list]
+
+    @classmethod
+    def of(cls, concept: Concept, encode: Callable[[str], list]) -> EncodedConcept:
+        """The concept with every prompt that training asks for."""
+        prompts = (*concept.erased, concept.reference, *concept.retained)
+        return cls(concept, {prompt: encode(prompt) for prompt in prompts})
+
+    def tokens(self, prompt: str) -> torch.Tensor:
+        """A prompt's tokens as cross-attention sees them, [tokens, width], fp32 on the CPU."""
+        return self.prompts[prompt][0][0][0].float().cpu()
 
 
 def presets() -> list[str]:

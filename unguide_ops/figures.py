@@ -19,20 +19,31 @@ def to_image(figure: Figure) -> torch.Tensor:
     return torch.from_numpy(numpy.asarray(canvas.buffer_rgba())[..., :3].copy()).float()[None] / 255
 
 
-def loss_curve(losses: Sequence) -> torch.Tensor:
-    """The erasing loss (logarithmic) and the retain loss by iteration, both with their running mean."""
-    figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    axes[0].set_yscale("log", nonpositive="mask")
-    for axis, name, colour in zip(axes, ("erasing", "retain"), (ERASED, UNRELATED), strict=True):
-        values = numpy.array([getattr(loss, name) for loss in losses])
+def loss_curve(history: Sequence, goal: float) -> torch.Tensor:
+    """The losses and the erasure by iteration (`monitor.Losses`), with their running means.
+
+    An erasure of 1 is where the reference prompt would be, `goal` (1 + g) where the objective pulls.
+    """
+    panels = (
+        ("erasing", "erasing loss", ERASED),
+        ("retain", "retain loss", UNRELATED),
+        ("erasure", "erasure", "#333333"),
+    )
+    figure = Figure(figsize=(6.4, 5.6), dpi=100, layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=(3, 2, 3))
+    for axis, (name, label, colour) in zip(axes, panels, strict=True):
+        values = numpy.array([getattr(it, name) for it in history])
         iterations = numpy.arange(1, len(values) + 1)
         axis.plot(iterations, values, color=colour, alpha=0.3, linewidth=1)
-        axis.plot(iterations, _running_mean(values), color=colour, linewidth=2, label=f"{name} loss")
-        axis.legend(loc="upper right", frameon=False)
+        axis.plot(iterations, _running_mean(values), color=colour, linewidth=2)
+        axis.set_ylabel(label)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[1].set_xlabel("iteration")
+    axes[0].set_yscale("log", nonpositive="mask")
+    for level, what in ((1.0, "reference"), (goal, "goal")):
+        axes[2].axhline(level, color=CONTROL, linewidth=1, linestyle="--")
+        axes[2].annotate(what, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+    axes[2].set_xlabel("iteration")
     return to_image(figure)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import cast
 
 import comfy.lora
 import comfy.model_management
@@ -15,11 +17,16 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import folder_paths
+import latent_preview
 import nodes
+import numpy
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_execution.utils import get_executing_context
 
 KEY = "unguide"
+KEPT, CHECKPOINTED = 12.0, 4.0  # memory of a row with gradients, in units of the host's own estimate without
+ROOM = 0.6  # share of the device's memory that training may fill
 Conditioning = list  # the host's CONDITIONING: [[cross-attention tensor [B, tokens, width], {"pooled_output": ...}]]
 
 
@@ -70,6 +77,8 @@ class LiveModel:
     def __init__(self, guider, model_options: dict, device: torch.device):
         self.device = device
         self.diffusion_model = guider.inner_model.diffusion_model
+        self.dtype = guider.inner_model.manual_cast_dtype or guider.inner_model.get_dtype()
+        self.latent_format = guider.inner_model.latent_format
         self._model = guider.inner_model
         self._prompts = guider.conds
         self._options = model_options
@@ -78,6 +87,27 @@ class LiveModel:
         """The x0 prediction of latents x [B, ...] at noise level sigma, for each prompt, without guidance."""
         conds = [self._prompts[prompt] for prompt in prompts]
         return comfy.samplers.calc_cond_batch(self._model, conds, x, x.new_full((x.shape[0],), sigma), self._options)
+
+    def row_predictions(
+        self, x: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str], at_once: int = 1 << 30
+    ) -> torch.Tensor:
+        """`e` of every row of x [N, ...] at its own noise level [N] and under its own prompt, one evaluation each.
+
+        No more than `at_once` rows share a forward.
+        """
+        denoised = []
+        for start in range(0, len(prompts), at_once):
+            rows = slice(start, start + at_once)
+            cond = self._joint([self._prompts[prompt][0] for prompt in prompts[rows]])
+            denoised += comfy.samplers.calc_cond_batch(self._model, [[cond]], x[rows], sigmas[rows], self._options)
+        return (x - torch.cat(denoised)) / sigmas.view(-1, *[1] * (x.ndim - 1))
+
+    @staticmethod
+    def _joint(conds: list[dict]) -> dict:
+        """Encoded prompts as one whose rows they are."""
+        first, *others = (cond["model_conds"] for cond in conds)
+        joint = {name: it._copy_with(it.concat([other[name] for other in others])) for name, it in first.items()}
+        return {**conds[0], "model_conds": joint}
 
     def predictions(self, x: torch.Tensor, sigma: float, *prompts: str) -> list[torch.Tensor]:
         """`e = (x - x0) / sigma` for each prompt: the noise for eps and v models, the velocity for flow models."""
@@ -137,6 +167,16 @@ def rows_that_fit(model, latent: torch.Tensor, most: int = 64) -> int:
     """How many latents of this shape may be predicted at once, cond and uncond, in the memory that is free now."""
     needed = model.model.memory_required([2, *latent.shape[1:]]) * 1.5
     return max(1, min(most, int(comfy.model_management.get_free_memory(model.load_device) / needed)))
+
+
+def rows_to_train(model, latent: torch.Tensor, checkpointing: bool) -> int:
+    """How many rows may be predicted with gradients at once. It depends on the machine and not on what is free now,
+    since another number would round differently: the same seed, the same LoRA.
+    """
+    device = model.load_device
+    row = model.model.memory_required([1, *latent.shape[1:]]) * (CHECKPOINTED if checkpointing else KEPT)
+    room = comfy.model_management.get_total_memory(device) * ROOM - model.model_size()
+    return max(1, int(room / row))
 
 
 def noise_like(latent: torch.Tensor, seed: int) -> torch.Tensor:
@@ -211,6 +251,17 @@ class EvaluationCounter:
         return clone
 
 
+def check_trainable(linears: Mapping[str, torch.nn.Module]) -> None:
+    """Raises ValueError when a layer's weights are quantised: no gradient worth having passes through them."""
+    for path, linear in linears.items():
+        dtype = cast(torch.Tensor, linear.weight).dtype
+        if not dtype.is_floating_point or dtype.itemsize < 2:
+            raise ValueError(
+                f"The model's weights are quantised ({dtype} in `{path}`), and a LoRA cannot be trained on them: load "
+                f"an fp16, bf16 or fp32 checkpoint (or set `weight_dtype` to default). The LoRA will fit both."
+            )
+
+
 def ksample(model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise) -> dict:
     """What the host's KSampler node does, with its progress bar and previews. Returns a LATENT."""
     return nodes.common_ksampler(  # type: ignore[attr-defined] # the host's nodes, which mypy takes for ours
@@ -258,6 +309,70 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
 
     comfy.model_management.throw_exception_if_processing_interrupted()
     yield done
+
+
+Interrupted = comfy.model_management.InterruptProcessingException
+
+
+class Watch:
+    """Shows on the running node how far a long job is: a bar, words below it, a picture. It obeys Cancel."""
+
+    def __init__(self, picture_every: int = 0):
+        """A picture at most every so many units of work; 0: none."""
+        self._every = picture_every
+        self._latent: torch.Tensor | None = None
+        self._shown = 0
+
+    def begin(self, live: LiveModel, total: int) -> None:
+        """The job is so many units long."""
+        self._live, self._total, self._began = live, total, time.monotonic()
+        self._bar = comfy.utils.ProgressBar(total)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def picture(self, x0: torch.Tensor) -> None:
+        """What the pictures look like now, as latents of the model [N, ...]."""
+        self._latent = x0
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def done(self, count: int, words: str) -> None:
+        """So many units are done."""
+        preview = None
+        if self._every and self._latent is not None and (not self._shown or count - self._shown >= self._every):
+            preview, self._shown, self._latent = preview_of(self._live.latent_format, self._latent), count, None
+        self._bar.update_absolute(count, self._total, preview)
+        left = (time.monotonic() - self._began) / count * (self._total - count)
+        say_on_node(f"{count} of {self._total}, {words}, {left:.0f} s left")
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def preview_of(latent_format, x0: torch.Tensor):
+    """The first of the latents [N, ...] as the host's sampling previews show it, also when those are switched off."""
+    previewer = latent_preview.get_previewer(x0.device, latent_format)
+    if previewer is None and latent_format.latent_rgb_factors is not None:
+        previewer = latent_preview.Latent2RGBPreviewer(
+            latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+        )
+    return previewer and previewer.decode_latent_to_preview_image("JPEG", x0)
+
+
+def decoder(model, vae) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from MODEL's latents [N, ...] to pictures [N, H, W, 3] in [0, 1]; rough ones without a VAE."""
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        if vae is not None:
+            pictures = vae.decode(model.model.process_latent_out(latents))
+            return pictures.reshape(-1, *pictures.shape[-3:])[..., :3]
+        rough = (preview_of(model.model.latent_format, latent[None]) for latent in latents)
+        return torch.stack([torch.from_numpy(numpy.asarray(it[1].convert("RGB")).copy()) for it in rough]) / 255
+
+    return decode
+
+
+def say_on_node(text: str) -> None:
+    """Show text on the node that is running, in place of what it said before."""
+    context = get_executing_context()
+    if context is not None and "server" in sys.modules:  # a host without its server has no one to tell
+        sys.modules["server"].PromptServer.instance.send_progress_text(text, context.node_id)
 
 
 def lora_files() -> list[str]:

@@ -1,7 +1,6 @@
 """The training objective (paper section 3.1), its on-policy step, and the retain term. Pure torch."""
 
 import torch
-from torch.nn.functional import mse_loss
 
 
 def erasing_target(e_target: torch.Tensor, e_reference: torch.Tensor, negative_guidance: float) -> torch.Tensor:
@@ -13,14 +12,12 @@ def erasing_target(e_target: torch.Tensor, e_reference: torch.Tensor, negative_g
     return e_reference - negative_guidance * (e_target - e_reference)
 
 
-def erasing_loss(e_lora: torch.Tensor, e_target: torch.Tensor, e_reference: torch.Tensor, g: float) -> torch.Tensor:
-    """The paper's loss: MSE of the LoRA's prediction under the target prompt to `erasing_target`. A scalar."""
-    return mse_loss(e_lora, erasing_target(e_target, e_reference, g))
+def row_losses(predicted: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
+    """The paper's loss, MSE, of each prediction [N, ...] to what is wanted of it: [N].
 
-
-def retain_loss(e_lora: torch.Tensor, e_base: torch.Tensor) -> torch.Tensor:
-    """Not in the paper: under every other prompt the LoRA shall predict what the base predicts. A scalar."""
-    return mse_loss(e_lora, e_base)
+    Wanted is `erasing_target` under the target prompt. Not in the paper: under a retained prompt, the base's own.
+    """
+    return (predicted.float() - goals.float()).square().flatten(1).mean(1)
 
 
 def classifier_free_guidance(uncond: torch.Tensor, cond: torch.Tensor, scale: float) -> torch.Tensor:

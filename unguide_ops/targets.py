@@ -10,12 +10,18 @@ import torch
 
 CROSS_ATTENTION = "cross-attention k/v"
 ALL_BUT_CROSS_ATTENTION = "all but cross-attention"
-CHOICES = (CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION)
+AUTOMATIC = "automatic"
+CHOICES = (AUTOMATIC, CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION)
+READS_TEXT = r"\.attn2\.to_[kv]$"
+"""Layers whose input is the encoded prompt itself."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A model family, known by a pattern of its layer names, with one pattern of target names per choice."""
+    """A model family, known by a pattern of its layer names, with one pattern of target names per choice.
+
+    "automatic" is the first.
+    """
 
     name: str
     known_by: str
@@ -27,7 +33,7 @@ FAMILIES = (
         "Stable Diffusion UNet",
         known_by=r"input_blocks\.\d+\.1\.transformer_blocks\.\d+\.attn2\.to_k$",
         targets={
-            CROSS_ATTENTION: r"\.attn2\.to_[kv]$",
+            CROSS_ATTENTION: READS_TEXT,
             ALL_BUT_CROSS_ATTENTION: r"^(?!out\.)(?!.*(attn2|time_embed))",
         },
     ),
@@ -51,6 +57,12 @@ def select(model: torch.nn.Module, choice: str) -> dict[str, torch.nn.Linear]:
             f"This model ({type(model).__name__}) is of a family that UnGuide cannot train yet: "
             f"use one of {', '.join(f.name for f in FAMILIES)}."
         )
-    if choice not in family.targets:
-        raise ValueError(f"`targets` is {choice!r}: use one of {', '.join(map(repr, family.targets))}.")
-    return {name: module for name, module in linears.items() if re.search(family.targets[choice], name)}
+    if choice not in CHOICES:
+        raise ValueError(f"`targets` is {choice!r}: use one of {', '.join(map(repr, CHOICES))}.")
+    pattern = next(iter(family.targets.values())) if choice == AUTOMATIC else family.targets[choice]
+    return {name: module for name, module in linears.items() if re.search(pattern, name)}
+
+
+def reads_text(path: str) -> bool:
+    """Whether the Linear with this module path is given the encoded prompt."""
+    return re.search(READS_TEXT, path) is not None

@@ -2,114 +2,226 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 
 from . import host, targets
 from .branch import Branch
-from .concept import NEUTRAL, EncodedConcept
+from .checkpointing import checkpointed
+from .concept import EncodedConcept
+from .initialisation import concept_directions
+from .lessons import Lessons, lessons_at, trajectory
 from .lora import ConceptLoRA, LowRankPair
-from .objective import classifier_free_guidance, ddim_step, erasing_loss, retain_loss
+from .monitor import Monitor
+from .objective import row_losses
+from .settings import CONCEPT_DIRECTIONS, TrainingSettings
 
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Every control of the training; the defaults are the paper's for objects, and a retain term it does not have."""
-
-    iterations: int = 200
-    learning_rate: float = 3e-5  # of Adam
-    rank: int = 1
-    alpha: float = 8.0  # raw multiplier of the low-rank change
-    targets: str = targets.CROSS_ATTENTION
-    negative_guidance: float = 2.0  # g of the objective
-    start_guidance: float = 9.0  # CFG of the trajectory that the latents are taken from
-    steps: int = 50  # of that trajectory's DDIM schedule
-    width: int = 512  # pixels
-    height: int = 512
-    seed: int = 0
-    retain_weight: float = 0.5  # of the mean retain loss, for each retained prompt
-    retain_prompts: int = 6  # prompts an iteration that must stay as they are
+CANCELLED = "cancelled"
+EARLY = "early: the target is gone, and nothing preserved is changed as much"
 
 
 @dataclass
-class Losses:
-    """One iteration's losses: the paper's, and the mean retain loss (0 without retained prompts)."""
+class Training:
+    """A trained LoRA and how it came about. `stopped`: "" at the end, CANCELLED, or EARLY."""
 
-    erasing: float
-    retain: float
+    lora: ConceptLoRA
+    monitor: Monitor
+    evaluations: int
+    seconds: float
+    stopped: str
+
+    def report(self) -> dict:
+        """What training did and cost, JSON-like. Losses and the like are means over the last iterations."""
+        return {
+            "iterations": len(self.monitor.history),
+            "stopped": self.stopped or "at the end",
+            "evaluations": self.evaluations,
+            "seconds": round(self.seconds, 1),
+            "erasing_loss": self.monitor.mean("erasing"),
+            "retain_loss": self.monitor.mean("retain"),
+            "erasure": self.monitor.mean("erasure"),
+            "separation": self.monitor.separation(),
+        }
 
 
-def train(model, concept: EncodedConcept, settings: TrainingSettings) -> tuple[ConceptLoRA, list[Losses]]:
+def train(
+    model,
+    concept: EncodedConcept,
+    settings: TrainingSettings,
+    *,
+    resume: ConceptLoRA | None = None,
+    watch: host.Watch | None = None,
+) -> Training:
     """Train a concept LoRA on MODEL; the model itself is left as it was, whatever happens.
 
-    All randomness comes from a CPU generator with `settings.seed`: the same seed gives the same LoRA. Raises the
-    host's interrupt when the user cancels, and FloatingPointError when the loss is no longer a number.
+    `resume` goes on with a LoRA's pairs. `watch` is shown how far it is; when the user cancels, what was trained so
+    far is returned. All randomness comes from a CPU generator with `settings.seed`: the same seed gives the same LoRA.
+    Raises ValueError for settings that do not fit the model, and FloatingPointError when the loss is no longer a
+    number.
     """
     latent = host.empty_latent(model, settings.width, settings.height)
-    names = host.file_names(model)
-    losses: list[Losses] = []
+    names, paths = host.file_names(model), host.module_paths(model)
+    counter, monitor = host.EvaluationCounter(), Monitor()
+    began = time.monotonic()
 
-    def body(live: host.LiveModel) -> dict[str, LowRankPair]:
+    def body(live: host.LiveModel) -> tuple[dict[str, LowRankPair], str]:
         generator = torch.Generator().manual_seed(settings.seed)
-        pairs = create_pairs(live.diffusion_model, settings, generator)
-        parameters = []
+        linears = targets.select(live.diffusion_model, settings.targets)
+        host.check_trainable(linears)
+        if resume is None:
+            pairs = create_pairs(linears, concept, settings, generator)
+        else:
+            pairs = resumed_pairs(linears, {paths.get(name, name): it for name, it in resume.pairs.items()}, settings)
         for pair in pairs.values():
-            pair.down, pair.up = (t.to(live.device).requires_grad_() for t in (pair.down, pair.up))
-            parameters += [pair.down, pair.up]
-        optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
+            pair.down, pair.up = (t.to(live.device, torch.float32).requires_grad_() for t in (pair.down, pair.up))
         branch = Branch(pairs)
-        with branch.attached(live.diffusion_model), host.progress(settings.iterations) as done:
-            for iteration in range(settings.iterations):
-                z, sigma = on_policy_latent(live, branch, latent, concept.concept.target, settings, generator)
-                loss = losses_at(live, branch, z, sigma, concept, settings, generator)
-                total = loss[0] + settings.retain_weight * loss[1]
-                optimizer.zero_grad()
-                total.backward()
-                optimizer.step()
-                losses.append(Losses(loss[0].item(), loss[1].item() / max(1, settings.retain_prompts)))
-                if not total.isfinite():
-                    raise FloatingPointError(
-                        f"The loss is not a number after {iteration + 1} iterations: lower `learning_rate` "
-                        f"({settings.learning_rate}) or `alpha` ({settings.alpha})."
-                    )
-                done(iteration + 1)
-        return {names[path]: pair.to("cpu") for path, pair in pairs.items()}
+        rows = host.rows_to_train(model, latent, settings.checkpointing)
+        course = Course(live, branch, concept, settings, latent, generator, watch or host.Watch(), rows)
+        with branch.attached(live.diffusion_model), checkpointed(live.diffusion_model, branch, settings.checkpointing):
+            stopped = optimise(course, monitor)
+        return {names[path]: pair.to("cpu") for path, pair in pairs.items()}, stopped
 
-    pairs = host.session(model, concept.prompts, latent, body, trainable=True)
-    target_prompt = host.pack_conditioning(concept.prompts[concept.concept.target])
-    return ConceptLoRA(pairs, concept.concept.model_dump(mode="json"), asdict(settings), target_prompt), losses
+    pairs, stopped = host.session(counter.watch(model), concept.prompts, latent, body, trainable=True)
+    before = int(resume.training.get("iterations_done", 0)) if resume else 0
+    lora = ConceptLoRA(
+        pairs,
+        concept.concept.model_dump(mode="json"),
+        {**asdict(settings), "iterations_done": before + len(monitor.history), "resumed": resume is not None},
+        host.pack_conditioning(concept.prompts[concept.concept.target]),
+    )
+    return Training(lora, monitor, counter.count, time.monotonic() - began, stopped)
 
 
-def create_pairs(model: torch.nn.Module, settings: TrainingSettings, generator: torch.Generator):
-    """A fresh pair for every target Linear of the diffusion model, by module path."""
-    return {
+def create_pairs(linears, concept: EncodedConcept, settings: TrainingSettings, generator: torch.Generator):
+    """A fresh pair for every target Linear, by module path; those that read the text look at the concept."""
+    pairs = {
         path: LowRankPair.create(linear.in_features, linear.out_features, settings.rank, settings.alpha, generator)
-        for path, linear in targets.select(model, settings.targets).items()
+        for path, linear in linears.items()
     }
+    if settings.initialisation == CONCEPT_DIRECTIONS:
+        it = concept.concept
+        erased = it.erased if settings.train_synonyms else it.erased[:1]
+        meant, kept = (torch.cat([concept.tokens(prompt) for prompt in some])
+                       for some in (erased, (*it.retained, it.reference)))  # fmt: skip
+        directions = concept_directions(meant, kept, settings.rank, settings.ridge)
+        for path in filter(targets.reads_text, pairs):
+            pairs[path].down = directions.clone()
+    return pairs
 
 
-def on_policy_latent(live, branch: Branch, latent, target: str, settings: TrainingSettings, generator):
-    """z_t and its noise level: DDIM with the LoRA on, stopped at a random step of the schedule (paper section 3.1)."""
-    sigmas = live.ddim_sigmas(settings.steps)[:-1]
-    stop = int(torch.randint(len(sigmas), (), generator=generator))
-    x = live.first_latents(sigmas[0], torch.randn(latent.shape, generator=generator))
-    with torch.no_grad(), branch.on():
-        for sigma, sigma_next in zip(sigmas[:stop], sigmas[1:], strict=False):
-            cond, uncond = live.denoised(x, sigma, target, NEUTRAL)
-            x = ddim_step(x, classifier_free_guidance(uncond, cond, settings.start_guidance), sigma, sigma_next)
-    return x, sigmas[stop]
+def resumed_pairs(linears, pairs: dict[str, LowRankPair], settings: TrainingSettings) -> dict[str, LowRankPair]:
+    """The pairs to go on with. Raises ValueError when they hang on other layers than the settings say."""
+    if set(pairs) != set(linears):
+        raise ValueError(
+            f"The LoRA to resume hangs on {len(pairs)} layers, but `targets` = {settings.targets!r} means "
+            f"{len(linears)}: choose the `targets` that it was trained with, or leave `resume` unconnected."
+        )
+    return {path: pairs[path].to("cpu", torch.float32) for path in linears}
 
 
-def losses_at(live, branch: Branch, z, sigma: float, concept: EncodedConcept, settings: TrainingSettings, generator):
-    """The erasing loss, and the sum of the retain losses of a few random kept prompts, at one latent."""
-    target, reference = concept.concept.target, concept.concept.reference
-    kept = (NEUTRAL, *concept.concept.kept)
-    count = min(settings.retain_prompts, len(kept)) if settings.retain_weight else 0
-    retained = [kept[i] for i in torch.randperm(len(kept), generator=generator)[:count]]
-    with torch.no_grad():
-        e_reference, e_target, *e_kept = live.predictions(z, sigma, reference, target, *retained)
-    with branch.on():
-        e_lora, *e_lora_kept = live.predictions(z, sigma, target, *retained)
-    retain = sum((retain_loss(a, b) for a, b in zip(e_lora_kept, e_kept, strict=True)), z.new_zeros(()))
-    return erasing_loss(e_lora, e_target, e_reference, settings.negative_guidance), retain
+@dataclass
+class Course:
+    """The lessons of a training, from a live model whose branch is the LoRA."""
+
+    live: host.LiveModel
+    branch: Branch
+    concept: EncodedConcept
+    settings: TrainingSettings
+    latent: torch.Tensor  # zeros [1, ...]
+    generator: torch.Generator
+    watch: host.Watch
+    rows: int  # that may be predicted with gradients at once
+
+    def __iter__(self) -> Iterator[Lessons]:
+        """Endless batches: each trajectory serves `reuse` iterations, `batch_size` of its latents at a time."""
+        settings = self.settings
+        erased = self.concept.concept.erased if settings.train_synonyms else self.concept.concept.erased[:1]
+        turns = itertools.cycle(erased)
+        while True:
+            latents, sigmas = self.new_latents()
+            asked = list(itertools.islice(turns, len(latents)))
+            kept = [self.some_retained() for _ in latents]
+            reference = self.concept.concept.reference
+            g, rows = settings.negative_guidance, max(2, self.rows)
+            lessons = lessons_at(self.live, latents, sigmas, asked, kept, reference, g, rows)
+            order = itertools.chain.from_iterable(self.shuffled(len(latents)) for _ in itertools.count())
+            for _ in range(settings.reuse):
+                yield lessons.at(list(itertools.islice(order, settings.batch_size)))
+
+    def new_latents(self) -> tuple[torch.Tensor, list[float]]:
+        """As many latents z_t of one new trajectory as there are uses for, at random steps of its schedule."""
+        settings, levels = self.settings, len(self.live.ddim_sigmas(self.settings.steps)) - 1
+        stops = sorted(self.shuffled(levels)[: settings.batch_size * settings.reuse])
+        noise = torch.randn(self.latent.shape, generator=self.generator)
+        target, guidance = self.concept.concept.target, settings.start_guidance
+        path = trajectory(self.live, self.branch, noise, target, guidance, settings.steps, stops, self.watch.picture)
+        latents, sigmas = zip(*path, strict=True)
+        return torch.cat(latents), list(sigmas)
+
+    def some_retained(self) -> list[str]:
+        """`retain_prompts` random ones of the concept's retained prompts; none if they have no weight."""
+        retained = self.concept.concept.retained
+        number = self.settings.retain_prompts if self.settings.retain_weight else 0
+        return [retained[i] for i in self.shuffled(len(retained))[:number]]
+
+    def shuffled(self, number: int) -> list[int]:
+        """0 to number - 1, in random order."""
+        return torch.randperm(number, generator=self.generator).tolist()
+
+
+def optimise(course: Course, monitor: Monitor) -> str:
+    """Train the course's branch to the last iteration, until Cancel, or until the monitor says enough: why it ended."""
+    settings, live = course.settings, course.live
+    parameters = [tensor for pair in course.branch.pairs.values() for tensor in (pair.down, pair.up)]
+    optimizer = settings.new_optimizer(parameters)
+    schedule = settings.new_schedule(optimizer)
+    scaler = torch.amp.GradScaler(live.device.type, enabled=live.dtype == torch.float16)
+    try:
+        course.watch.begin(live, settings.iterations)
+        for iteration, lessons in enumerate(itertools.islice(course, settings.iterations), 1):
+            optimizer.zero_grad()
+            predicted, losses = backward(course, lessons, scaler)
+            if not losses.isfinite().all():
+                raise FloatingPointError(
+                    f"The loss is not a number after {iteration} iterations: lower `learning_rate` "
+                    f"({settings.learning_rate}) or `alpha` ({settings.alpha})."
+                )
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+            monitor.see(lessons, predicted, losses)
+            course.watch.done(iteration, monitor.words())
+            if settings.early_stop and monitor.is_done():
+                return EARLY
+    except host.Interrupted:
+        return CANCELLED
+    return ""
+
+
+def backward(course: Course, lessons: Lessons, scaler) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the lessons' mean losses, so many rows at once as memory allows.
+
+    Returns the predictions [N, ...] and the losses [N]. The erasing lessons weigh 1 together, the retaining ones
+    `retain_weight`.
+    """
+    erasing, retaining = int(lessons.erases.sum()), int((~lessons.erases).sum())
+    weights = torch.where(lessons.erases, 1 / erasing, course.settings.retain_weight / max(1, retaining))
+    predicted, losses = [], []
+    for rows in _parts(len(lessons.prompts), course.rows):
+        some = lessons.rows(rows)
+        with course.branch.on():
+            prediction = course.live.row_predictions(some.latents, some.sigmas, some.prompts)
+        loss = row_losses(prediction, some.goals)
+        scaler.scale((loss * weights[rows]).sum()).backward()
+        predicted.append(prediction.detach())
+        losses.append(loss.detach())
+    return torch.cat(predicted), torch.cat(losses)
+
+
+def _parts(number: int, size: int) -> list[list[int]]:
+    """0 to number - 1 in order, in lists of at most `size`."""
+    return [list(range(start, min(start + size, number))) for start in range(0, number, size)]

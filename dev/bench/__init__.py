@@ -49,19 +49,18 @@ def run(options: argparse.Namespace) -> int:
         figures |= report.trust(folder, panel)
         figures["weights_mib"] = model.weights_mib(folder)
         report.grids(options.output, concepts, words, pictures, panel)
+        whole = {"figures": {name: round(value, 4) for name, value in figures.items()}}
+        report.write(options.output / "model", whole)  # whatever happens to the long part below
         results = each(workers, "Forgetting", forgetting.forget, [(folder, words, name) for name in classes])
     found = dict(zip(classes, results, strict=True))
-    whole = {
-        "figures": {name: round(value, 4) for name, value in figures.items()},
+    whole |= {
         "forgetting": {n: forgetting.accuracies(words, n, it, pictures, panel) for n, it in found.items()},
         "gate_auc": {n: forgetting.gate_aucs(words, n, it) for n, it in found.items()},
         "gate_decisions": {n: forgetting.gate_errors(words, n, it) for n, it in found.items()},
         "recognised": {photo(name): panel.share_recognised(pictures[photo(name)], name) for name in concepts},
         "seconds_total": round(time.monotonic() - began, 1),
     }
-    text = report.text(whole)
-    (options.output / "model.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    (options.output / "model.md").write_text(text, encoding="utf-8")
+    text = report.write(options.output / "model", whole)
     say(f"{text}\nDone in {duration(time.monotonic() - began)}. Tables and grids: {options.output}")
     return 0
 

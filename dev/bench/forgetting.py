@@ -8,7 +8,7 @@ import torch
 
 from dev.bench.model import Pictures, mean
 from dev.bench.studio import CFG, SIZE, photo, studio
-from dev.demo_graph import TRAINING
+from dev.demo_graph import PRESET
 from dev.judge import Panel
 
 WAYS = {"lora": 0.0, "half": 0.5, "w_2": 2.0, "w_minus_1": -1.0}  # one w for every prompt; w = 1 is the base
@@ -36,9 +36,10 @@ def forget(folder: Path, words: dict, name: str) -> dict:
     """
     it = studio(folder)
     from unguide.unguide_ops import gate, host
-    from unguide.unguide_ops.concept import NEUTRAL, EncodedConcept, concept_from
+    from unguide.unguide_ops.concept import EncodedConcept, concept_from
     from unguide.unguide_ops.probe import ProbeSettings, probe
-    from unguide.unguide_ops.training import TrainingSettings, train
+    from unguide.unguide_ops.settings import preset
+    from unguide.unguide_ops.training import train
     from unguide.unguide_ops.unguidance import unguide
 
     size = {"width": SIZE, "height": SIZE}
@@ -47,9 +48,8 @@ def forget(folder: Path, words: dict, name: str) -> dict:
     probed = [*drawn, *parts["wary"]]
     with torch.inference_mode():
         concept = concept_from(name, "", "", "", "")
-        prompts = (concept.target, concept.reference, NEUTRAL, *concept.kept)
-        encoded = EncodedConcept(concept, {prompt: host.encode(it.clip, prompt) for prompt in prompts})
-        lora, _ = train(it.model, encoded, TrainingSettings(**TRAINING, **size))
+        encoded = EncodedConcept.of(concept, lambda prompt: host.encode(it.clip, prompt))
+        lora = train(it.model, encoded, preset(PRESET, **size)).lora
         erased = {}
         for label, mode in ((PAPER, gate.PAPER), (GATED, gate.GUIDANCE_COSINE)):
             found = probe(it.model, lora, it.clip, probed, ProbeSettings(mode=mode, **size))

@@ -52,8 +52,10 @@ def measure(words: dict, concepts: dict[str, list[str]], pictures: Pictures, pan
             for side, name in enumerate(names)
         ),
     }
-    drawn = torch.cat(list(pictures.values()))
-    figures["judges_agreement"] = panel.agreement(drawn)
+    seen = [photo(word) for it in words["classes"].values() for word in it["seen"]]
+    single = dict.fromkeys([*map(photo, concepts), *seen])
+    figures["judges_agreement"] = panel.agreement(torch.cat([pictures[prompt] for prompt in single]))
+    figures["judges_agreement_all"] = panel.agreement(torch.cat(list(pictures.values())))
     return figures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -60,11 +61,18 @@ def sheet(prompts: list[str], pictures: Pictures, columns: int = 2) -> Image.Ima
     return Image.fromarray((torch.cat(padded, 1) * 255).round().byte().numpy())
 
 
+def write(path: Path, whole: dict) -> str:
+    """`path`.json and `path`.md; returns the latter's text."""
+    path.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(text(whole), encoding="utf-8")
+    return text(whole)
+
+
 def text(whole: dict) -> str:
     """The report as Markdown."""
     lines = ["| figure | value |", "|---|---|"]
     lines += [f"| {name} | {value:.3f} |" for name, value in whole["figures"].items()]
-    by_class = whole["forgetting"]
+    by_class = whole.get("forgetting")
     if not by_class:
         return "\n".join(lines) + "\n"
     lines += ["", f"Forgetting, mean of {', '.join(by_class)}:", "",

@@ -1,0 +1,100 @@
+"""Peak memory of training on a full-size Stable Diffusion 1.5 with random weights, against plain inference.
+
+Each case runs in a process of its own, so that its peak is its own: `python -m dev.bench.memory CASE` prints it in MiB.
+On a GPU the peak is torch's of that device, on a CPU the process's resident set less what it had before the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import subprocess
+import sys
+
+import torch
+
+from dev.environment import ROOT
+from dev.inprocess import load_pack, start_host
+
+SIZE = 512
+CASES = ("inference", "training", "training with checkpointing")
+
+
+def measure() -> dict[str, float]:
+    """Peak memory of each case, MiB."""
+    return {case: json.loads(_run(case))["peak_mib"] for case in CASES}
+
+
+def _run(case: str) -> str:
+    command = [sys.executable, "-m", "dev.bench.memory", case]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+
+
+def new_stable_diffusion():
+    """The host's SD 1.5 UNet as a MODEL, its weights random: what is measured is memory."""
+    import comfy.model_management
+    import comfy.model_patcher
+    from comfy.supported_models import SD15
+
+    config = SD15({**SD15.unet_config, "in_channels": 4, "out_channels": 4, "image_size": 32, "model_channels": 320,
+                   "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "num_heads": 8,
+                   "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+                   "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "legacy": False,
+                   "use_spatial_transformer": True})  # fmt: skip
+    device = comfy.model_management.get_torch_device()
+    config.set_inference_dtype(torch.float16 if device.type == "cuda" else torch.float32, None)
+    model = config.get_model({}, "")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    offload = comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=offload)
+
+
+def run(case: str) -> float:
+    """The peak of one case, MiB."""
+    start_host()
+    load_pack()
+    from unguide.unguide_ops import host
+    from unguide.unguide_ops.concept import Concept, EncodedConcept
+    from unguide.unguide_ops.settings import preset
+    from unguide.unguide_ops.training import train
+
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        empty = resident_mib()
+        model = new_stable_diffusion()
+        device = model.load_device
+
+        def encode(prompt: str) -> list:
+            return [[torch.randn(1, 77, 768), {}]]
+
+        if case == "inference":
+            latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
+            host.ksample(model, 0, 2, 7.5, "euler", "normal", encode("a"), encode(""), latent, 1.0)
+        else:
+            concept = EncodedConcept.of(Concept(target="a", reference="b", preserve=("c", "d")), encode)
+            free = {"width": SIZE, "height": SIZE, "checkpointing": case != "training"}
+            host.rows_to_train = lambda *_: 1  # the least memory, whatever this machine has
+            two = dict(iterations=2, steps=2, reuse=2, batch_size=1)
+            import dataclasses
+
+            train(model, concept, dataclasses.replace(preset("object", **free), **two))
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device) / 2**20
+        return resident_mib(peak=True) - empty
+
+
+def resident_mib(peak: bool = False) -> float:
+    """Resident memory of this process, MiB."""
+    if peak:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with open("/proc/self/status", encoding="utf-8") as status:
+        return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=CASES)
+    print(json.dumps({"peak_mib": run(parser.parse_args().case)}))

@@ -1,0 +1,53 @@
+"""Gradient checkpointing: blocks compute their activations a second time instead of keeping them. Pure torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from .branch import Branch
+
+CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
+
+
+@contextmanager
+def checkpointed(model: torch.nn.Module, branch: Branch, enabled: bool = True) -> Iterator[None]:
+    """Checkpoint every block of `model` for the duration, where gradients are wanted.
+
+    The second computation happens in `backward`, when the branch may be off: it is switched as it was in the first.
+    """
+    wrapped: list[tuple[torch.nn.Module, dict]] = []
+    try:
+        for block in blocks(model) if enabled else ():
+            wrapped.append((block, {"forward": block.forward} if "forward" in vars(block) else {}))
+            block.forward = _checkpointed(block.forward, branch)
+        yield
+    finally:
+        for block, before in reversed(wrapped):
+            vars(block).pop("forward", None)
+            vars(block).update(before)
+
+
+def blocks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The outermost modules that are neither containers nor single layers."""
+    for child in model.children():
+        if isinstance(child, CONTAINERS):
+            yield from blocks(child)
+        elif next(child.children(), None) is not None:
+            yield child
+
+
+def _checkpointed(forward, branch: Branch):
+    def compute_twice(*args, **kwargs):
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        again = branch.on if branch.is_on else nullcontext
+        return checkpoint(
+            forward, *args, use_reentrant=False, preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), again()), **kwargs,
+        )  # fmt: skip
+
+    return compute_twice

@@ -1,0 +1,63 @@
+"""What a LoRA does, in pictures: a few prompts by the base, by the LoRA alone, and by UnGuidance."""
+
+from __future__ import annotations
+
+import torch
+
+from . import figures, host
+from .branch import Branch
+from .concept import NEUTRAL, EncodedConcept
+from .guidance import blend
+from .lora import ConceptLoRA
+from .objective import classifier_free_guidance, ddim_step
+from .unguidance import branch_of
+
+COLUMNS = {"base": 1.0, "LoRA alone": 0.0, "UnGuidance": -1.0}
+ERASED, KEPT = 2, 2  # prompts shown of either kind, at most
+CFG = 7.5
+
+
+def showcase(model, lora: ConceptLoRA, concept: EncodedConcept, latent: torch.Tensor, steps: int, decode):
+    """A labelled grid, IMAGE [1, H, W, 3], and the evaluations it took. `decode`: latents [N, ...] -> [N, H, W, 3].
+
+    Rows are the target, a synonym and preserved prompts. Under the latter UnGuidance is the base (w = 1).
+    """
+    erased, kept = concept.concept.erased[:ERASED], spread(concept.concept.kept, KEPT)
+    prompts = [*erased, *kept]
+    branch, counter = branch_of(model, lora), host.EvaluationCounter()
+    noise = host.noise_like(latent, 0)
+
+    def body(live: host.LiveModel) -> list[torch.Tensor]:
+        with branch.attached(live.diffusion_model):
+            base, alone = (sample(live, branch, noise, prompts, steps, w) for w in (1.0, 0.0))
+            steered = sample(live, branch, noise, list(erased), steps, -1.0)
+        return [base, alone, torch.cat([steered, base[len(erased) :]])]
+
+    columns = host.session(counter.watch(model), concept.prompts, latent, body)
+    pictures = torch.stack([decode(column) for column in columns], 1)[:, :, None].cpu()
+    return figures.comparison_grid(prompts, list(COLUMNS), pictures, ""), counter.count
+
+
+def sample(live, branch: Branch, noise: torch.Tensor, prompts: list[str], steps: int, w: float) -> torch.Tensor:
+    """The latents of one picture a prompt, all from the same noise [1, ...]: DDIM under one w."""
+    sigmas = live.ddim_sigmas(steps)
+    x = live.first_latents(sigmas[0], noise).repeat(len(prompts), *[1] * (noise.ndim - 1))
+    neutral = [NEUTRAL] * len(prompts)
+
+    def guided(sigma: float) -> torch.Tensor:
+        levels = x.new_full((len(prompts),), sigma)
+        cond, uncond = (live.row_predictions(x, levels, them) for them in (prompts, neutral))
+        return x - sigma * classifier_free_guidance(uncond, cond, CFG)
+
+    for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
+        if w != 1.0:
+            with branch.on():
+                changed = guided(sigma)
+        denoised = guided(sigma) if w == 1.0 else changed if w == 0.0 else blend(guided(sigma), changed, w)
+        x = ddim_step(x, denoised, sigma, sigma_next)
+    return x
+
+
+def spread(items: tuple[str, ...], number: int) -> list[str]:
+    """So many of the items, evenly picked."""
+    return list(items[:: max(1, len(items) // max(1, number))][:number])
