@@ -4,6 +4,8 @@ from comfy_api.latest import ComfyExtension
 
 from .nodes import NODES
 
+WEB_DIRECTORY = "./web"
+
 
 class UnGuideExtension(ComfyExtension):
     """Hands the host the pack's node classes."""

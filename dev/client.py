@@ -17,6 +17,7 @@ from dev.server import request
 from dev.stages import DevError
 
 Graph = dict[str, dict[str, Any]]
+PREVIEW, TEXT = 1, 3  # kinds of binary messages
 OnEvent = Callable[[str, dict[str, Any]], None]
 
 
@@ -48,10 +49,10 @@ class GraphInterruptedError(GraphError):
 def run_graph(url: str, graph: Graph, on_event: OnEvent | None = None) -> dict[str, dict[str, Any]]:
     """Run `graph` to its end and return {node_id: what the node showed}, as the host's history has it.
 
-    `on_event(name, data)` gets each message about this graph (`progress_state`, `executing`, `executed` ...),
-    without the pictures that preview a step. Raises GraphError if the host refuses the graph or a node fails,
-    GraphInterruptedError if it is interrupted. If the call is abandoned (Ctrl-C, an error in `on_event`), the
-    host stops working on the graph.
+    `on_event(name, data)` gets each message about this graph (`progress_state`, `executing`, `executed` ...), and
+    `preview` ({"image": JPEG or PNG}) and `progress_text` ({"node", "text"}) while it runs. Raises GraphError if the
+    host refuses the graph or a node fails, GraphInterruptedError if it is interrupted. If the call is abandoned
+    (Ctrl-C, an error in `on_event`), the host stops working on the graph.
     """
     return asyncio.run(run_graph_async(url, graph, on_event))
 
@@ -90,7 +91,9 @@ async def follow(socket: Any, prompt: str, graph: Graph, on_event: OnEvent | Non
     failure: GraphError | None = None
     async for message in socket:
         if not isinstance(message.data, str):
-            continue  # a preview
+            if on_event and (shown := shown_meanwhile(message.data)):
+                on_event(*shown)
+            continue
         event = json.loads(message.data)
         name, data = event["type"], event["data"]
         if data.get("prompt_id") != prompt:
@@ -110,6 +113,17 @@ async def follow(socket: Any, prompt: str, graph: Graph, on_event: OnEvent | Non
                 raise failure
             return
     raise failure or GraphError("ComfyUI ended while it ran the graph: see its log.")
+
+
+def shown_meanwhile(message: bytes) -> tuple[str, dict[str, Any]] | None:
+    """The event in one of the host's binary messages: four bytes of kind, then what it shows."""
+    kind, body = int.from_bytes(message[:4], "big"), message[4:]
+    if kind == PREVIEW:
+        return "preview", {"image": body[4:]}
+    if kind == TEXT:
+        size = int.from_bytes(body[:4], "big")
+        return "progress_text", {"node": body[4 : 4 + size].decode(), "text": body[4 + size :].decode()}
+    return None
 
 
 def refusal(reply: dict[str, Any], graph: Graph) -> GraphError:

@@ -42,6 +42,8 @@ class GraphProgress:
         elif name == "progress_state":
             for state in data["nodes"].values():
                 self._take(state)
+        elif name == "progress_text" and self.bar is not None and data["node"] == self.bar_node:
+            self.bar.set_postfix_str(data["text"], refresh=False)
 
     def _take(self, state: dict[str, Any]) -> None:
         node = state["display_node_id"]  # for a node that another one expanded into: that other one

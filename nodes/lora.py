@@ -34,7 +34,13 @@ class UnGuideSaveLoRA(io.ComfyNode):
     def execute(cls, lora, filename_prefix) -> io.NodeOutput:
         """Write the file; its name."""
         path, name = host.new_lora_path(filename_prefix)
-        files.save_lora(path, lora)
+        try:
+            files.save_lora(path, lora)
+        except OSError as error:
+            raise OSError(
+                f"The LoRA could not be saved as {name} ({error.strerror}). It is not lost: make room, or choose "
+                f"another `filename_prefix`, and run again; the trainer's result is still in the cache."
+            ) from error
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 
 

@@ -43,7 +43,7 @@ def test_names_count_up_and_stay_in_the_loras_folder():
     first.parent.mkdir(parents=True, exist_ok=True)
     first.touch()
     assert host.new_lora_path("unguide/count")[0] != first
-    with pytest.raises(Exception, match="outside"):
+    with pytest.raises(ValueError, match="use a name inside it"):
         host.new_lora_path("../../elsewhere")
 
 

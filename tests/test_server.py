@@ -33,8 +33,19 @@ def plain(url, run):
 
 def test_the_demo_s_graph_runs_and_leaves_the_host_as_it_was(url):
     before = plain(url, 0)
-    demo = graph(iterations=3)
-    shown = {title_of(demo, node) or demo[node]["class_type"]: out for node, out in run_graph(url, demo).items()}
+    demo = graph(iterations=30)
+    previews, texts = [], []
+
+    def watch(name, data):
+        previews.extend([data["image"]] if name == "preview" else [])
+        texts.extend([data["text"]] if name == "progress_text" else [])
+
+    ran = run_graph(url, demo, watch)
+    shown = {title_of(demo, node) or demo[node]["class_type"]: out for node, out in ran.items()}
+    assert len(previews) >= 3 and previews[0].startswith(b"\xff\xd8")  # of training, before those of sampling
+    assert texts[0].startswith("1 of 30, loss") and texts[-1].startswith("30 of 30") and "s left" in texts[0]
+    training = json.loads(shown["training report"]["text"][0])
+    assert training["iterations"] == 30 and training["stopped"] == "at the end" and training["evaluations"] < 540
     assert shown["UnGuideSaveLoRA"]["text"] == ["unguide/cat_00001_.safetensors"]
     for column in ("lora", "half", "unguide"):
         assert len(shown[f"save {column}"]["images"]) == 2 * len(PROMPTS)
@@ -62,6 +73,26 @@ def test_cancel_in_the_middle_of_training_leaves_the_host_as_it_was(url):
         run_graph(url, demo, cancel_at_the_third_iteration)
     assert caught.value.node_id == trainer
     assert plain(url, 3).equal(before)
+    listed = json.loads(request(f"{url}/object_info/UnGuideLoadLoRA"))["UnGuideLoadLoRA"]["input"]["required"][
+        "lora_name"
+    ]
+    (kept,) = [name for name in listed[1]["options"] if name.startswith("unguide/cancelled/")]
+    resumed = {**graph(iterations=2), "load": {"class_type": "UnGuideLoadLoRA", "inputs": {"lora_name": kept}}}
+    resumed[trainer]["inputs"]["resume"] = ["load", 0]
+    run_graph(url, resumed)
+
+
+def test_a_lora_that_cannot_be_saved_is_not_lost(url):
+    demo = graph(iterations=4)
+    (trainer,) = [node for node, it in demo.items() if it["class_type"] == "UnGuideTrainLoRA"]
+    (saver,) = [it for it in demo.values() if it["class_type"] == "UnGuideSaveLoRA"]
+    saver["inputs"]["filename_prefix"] = "../../elsewhere"
+    with pytest.raises(GraphError, match="use a name inside it"):
+        run_graph(url, demo)
+    saver["inputs"]["filename_prefix"] = "unguide/again"
+    cached = []
+    run_graph(url, demo, lambda name, data: cached.extend(data["nodes"] if name == "execution_cached" else []))
+    assert trainer in cached
 
 
 def test_errors_say_what_to_change(url):

@@ -1,11 +1,13 @@
 """Training on the real model: it learns, it moves only the LoRA, it can be repeated, resumed and stopped."""
 
 import dataclasses
+import json
 
 import comfy.model_management
 import pytest
 import torch
 from diffusers_terms import ddim_in_diffusers_terms
+from real_host import REPOSITORY
 from unguide.unguide_ops import checkpointing, files, host, settings, training
 from unguide.unguide_ops.branch import Branch
 from unguide.unguide_ops.concept import NEUTRAL
@@ -185,6 +187,12 @@ def test_a_preset_sets_all_but_what_is_free(name):
     it = settings.preset(name, width=64, seed=7, iterations=5)
     assert (it.width, it.seed, it.iterations) == (64, 7, settings.PRESETS[name].iterations)
     assert (it.targets == "all but cross-attention") == name.startswith("nudity")
+
+
+def test_the_page_shows_the_presets_as_they_are():
+    """If this fails, write the left side into the file."""
+    shown = json.loads((REPOSITORY / "web" / "presets.json").read_text(encoding="utf-8"))
+    assert {name: settings.controls(it) for name, it in settings.PRESETS.items()} == shown
 
 
 @pytest.mark.parametrize("field", ["optimizer", "schedule", "targets"])

@@ -339,10 +339,14 @@ class Watch:
         preview = None
         if self._every and self._latent is not None and (not self._shown or count - self._shown >= self._every):
             preview, self._shown, self._latent = preview_of(self._live.latent_format, self._latent), count, None
-        self._bar.update_absolute(count, self._total, preview)
         left = (time.monotonic() - self._began) / count * (self._total - count)
-        say_on_node(f"{count} of {self._total}, {words}, {left:.0f} s left")
+        self.show(count, f"{count} of {self._total}, {words}, {left:.0f} s left", preview)
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def show(self, count: int, words: str, preview) -> None:
+        """Hand it to the host; `preview` as its own previews are, or None."""
+        self._bar.update_absolute(count, self._total, preview)
+        say_on_node(words)
 
 
 def preview_of(latent_format, x0: torch.Tensor):
@@ -386,8 +390,16 @@ def lora_path(name: str) -> Path:
 
 
 def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
-    """Where to save the next LoRA with this prefix (sub/folder/name): full path, and the name the loaders list."""
+    """Where to save the next LoRA with this prefix (sub/folder/name): full path, and the name the loaders list.
+
+    Raises ValueError for a prefix that leads out of the loras folder.
+    """
     loras = folder_paths.get_folder_paths("loras")[0]
+    if not Path(loras, filename_prefix).resolve().is_relative_to(Path(loras).resolve()):
+        raise ValueError(
+            f"`filename_prefix` {filename_prefix!r} leads outside the loras folder: use a name inside it, such as "
+            f"'unguide/concept'."
+        )
     folder, filename, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, loras)
     path = Path(folder) / f"{filename}_{counter:05}_.safetensors"
     return path, os.path.relpath(path, loras)

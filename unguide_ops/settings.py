@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -70,6 +70,11 @@ PRESETS = {"object": OBJECT, "nudity": NUDITY, "object, as in the paper": PAPER_
            "nudity, as in the paper": PAPER_NUDITY}  # fmt: skip
 FREE = ("width", "height", "seed", "checkpointing", "early_stop")
 """What no preset sets."""
+
+
+def controls(settings: TrainingSettings) -> dict:
+    """What a preset sets, JSON-like: the page shows it (web/presets.json)."""
+    return {name: value for name, value in asdict(settings).items() if name not in FREE}
 
 
 def preset(name: str, **free) -> TrainingSettings:

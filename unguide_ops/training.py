@@ -77,7 +77,9 @@ def train(
         else:
             pairs = resumed_pairs(linears, {paths.get(name, name): it for name, it in resume.pairs.items()}, settings)
         for pair in pairs.values():
-            pair.down, pair.up = (t.to(live.device, torch.float32).requires_grad_() for t in (pair.down, pair.up))
+            pair.down, pair.up = (
+                t.clone().to(live.device, torch.float32).requires_grad_() for t in (pair.down, pair.up)
+            )
         branch = Branch(pairs)
         rows = host.rows_to_train(model, latent, settings.checkpointing)
         course = Course(live, branch, concept, settings, latent, generator, watch or host.Watch(), rows)

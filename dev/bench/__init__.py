@@ -1,4 +1,4 @@
-"""`python dev bench model`: measure the embedded model, its judges, and the paper's phenomena on it."""
+"""`python dev bench model | training`: measure the embedded model and its judges, or what training achieves on it."""
 
 from __future__ import annotations
 
@@ -12,57 +12,84 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from dev.environment import ROOT
-from dev.stages import duration, say
+from dev.stages import DevError, duration, say
 
 NEEDS = ("recipe",)  # further sections of pins.ini
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
-    parser.add_argument("what", choices=["model"], help="the benchmark to run: see docs/benchmark.md")
+    parser.add_argument("what", choices=["model", "training"], help="the benchmark to run: see docs/benchmark.md")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "bench", help="where the results go")
     parser.add_argument("--weights", type=Path, default=ROOT / "demo_model", help="folder of the embedded model")
     parser.add_argument("--classes", nargs="*", metavar="NAME", help="classes to forget (default: all ten)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument(
+        "--ablation", nargs="*", metavar="NAME", help="training: classes of the ablation (default: three)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the benchmark; 0 when it ran to its end."""
-    import torch
-
-    from dev.bench import forgetting, model, report
-    from dev.bench.studio import draw_base, photo, read_words
-    from dev.judge import Panel
+    from dev.bench.studio import read_words
 
     began = time.monotonic()
     options.output.mkdir(parents=True, exist_ok=True)
-    folder, words, panel = options.weights.resolve(), read_words(), Panel()
-    concepts = json.loads((folder / "config.json").read_text(encoding="utf-8"))["concepts"]
+    folder, words = options.weights.resolve(), read_words()
     classes = list(words["classes"]) if options.classes is None else options.classes
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, mp_context=context) as workers:
-        prompts = model.prompts_of(words, concepts)
-        drawn = each(workers, "Drawing", draw_base, [(folder, prompt) for prompt in prompts])
-        pictures = {p: torch.from_numpy(them).float() / 255 for p, them in zip(prompts, drawn, strict=True)}
-        figures = model.measure(words, concepts, pictures, panel)
-        figures |= model.compare_with_data(words, pictures, panel)
-        figures |= report.trust(folder, panel)
-        figures["weights_mib"] = model.weights_mib(folder)
-        report.grids(options.output, concepts, words, pictures, panel)
-        whole = {"figures": {name: round(value, 4) for name, value in figures.items()}}
-        report.write(options.output / "model", whole)  # whatever happens to the long part below
-        results = each(workers, "Forgetting", forgetting.forget, [(folder, words, name) for name in classes])
-    found = dict(zip(classes, results, strict=True))
-    whole |= {
-        "forgetting": {n: forgetting.accuracies(words, n, it, pictures, panel) for n, it in found.items()},
-        "gate_auc": {n: forgetting.gate_aucs(words, n, it) for n, it in found.items()},
-        "gate_decisions": {n: forgetting.gate_errors(words, n, it) for n, it in found.items()},
-        "recognised": {photo(name): panel.share_recognised(pictures[photo(name)], name) for name in concepts},
-        "seconds_total": round(time.monotonic() - began, 1),
-    }
-    text = report.write(options.output / "model", whole)
+    unknown = {*classes, *(options.ablation or ())} - set(words["classes"])
+    if unknown:
+        raise DevError(f"there is no class {min(unknown)!r}: choose from {', '.join(words['classes'])}.")
+    with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as workers:
+        text = {"model": run_model, "training": run_training}[options.what](workers, options, folder, words, classes)
     say(f"{text}\nDone in {duration(time.monotonic() - began)}. Tables and grids: {options.output}")
     return 0
+
+
+def run_model(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench model`; the report's text."""
+    import torch
+
+    from dev.bench import forgetting, model, report
+    from dev.bench.studio import draw_base, photo
+    from dev.judge import Panel
+
+    panel = Panel()
+    concepts = json.loads((folder / "config.json").read_text(encoding="utf-8"))["concepts"]
+    prompts = model.prompts_of(words, concepts)
+    drawn = each(workers, "Drawing", draw_base, [(folder, prompt) for prompt in prompts])
+    pictures = {p: torch.from_numpy(them).float() / 255 for p, them in zip(prompts, drawn, strict=True)}
+    figures = model.measure(words, concepts, pictures, panel)
+    figures |= model.compare_with_data(words, pictures, panel)
+    figures |= report.trust(folder, panel)
+    figures["weights_mib"] = model.weights_mib(folder)
+    report.grids(options.output, concepts, words, pictures, panel)
+    whole: dict = {"figures": {name: round(value, 4) for name, value in figures.items()}}
+    report.write(options.output / "model", whole, report.text(whole))  # whatever happens to the long part below
+    if classes:
+        results = each(workers, "Forgetting", forgetting.forget, [(folder, words, name) for name in classes])
+        found = dict(zip(classes, results, strict=True))
+        whole |= {
+            "forgetting": {n: forgetting.accuracies(words, n, it, pictures, panel) for n, it in found.items()},
+            "gate_auc": {n: forgetting.gate_aucs(words, n, it) for n, it in found.items()},
+            "gate_decisions": {n: forgetting.gate_errors(words, n, it) for n, it in found.items()},
+            "recognised": {photo(name): panel.share_recognised(pictures[photo(name)], name) for name in concepts},
+        }
+        report.write(options.output / "model", whole, report.text(whole))
+    return report.text(whole)
+
+
+def run_training(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench training`; the report's text."""
+    from dev.bench import report, training
+
+    ablation = training.ABLATION_CLASSES if options.ablation is None else options.ablation
+    whole = training.measure(workers, each, folder, words, classes, list(ablation))
+    whole.pop("grid").save(options.output / "training.png")
+    whole["figures"] = {name: round(value, 4) for name, value in whole["figures"].items()}
+    text = training.text(whole)
+    report.write(options.output / "training", whole, text)
+    return text
 
 
 def each(workers: ProcessPoolExecutor, what: str, task: Callable, cases: Sequence[Iterable]) -> list:

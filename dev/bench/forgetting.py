@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
 from dev.bench.model import Pictures, mean
-from dev.bench.studio import CFG, SIZE, photo, studio
+from dev.bench.studio import CFG, PICTURES, SIZE, photo, studio
 from dev.demo_graph import PRESET
 from dev.judge import Panel
 
 WAYS = {"lora": 0.0, "half": 0.5, "w_2": 2.0, "w_minus_1": -1.0}  # one w for every prompt; w = 1 is the base
 GATE_STEPS, SCHEDULE = (0, 4, 8, 16, 24), 50
+TOUCHED = ("target", "seen", "unseen")  # parts of a class's prompts that mean it
 PAPER, GATED, RIGHT = "paper's rule", "guidance cosine", "a right gate"
 
 
@@ -28,38 +30,47 @@ def prompts_of(words: dict, name: str) -> dict[str, list[str]]:
     }
 
 
-def forget(folder: Path, words: dict, name: str) -> dict:
-    """A task for a worker: train a LoRA for the class, probe and draw every prompt every way.
+def forget(
+    folder: Path, words: dict, name: str, preset: str = PRESET, changes: dict | None = None,
+    ways: tuple[str, ...] = tuple(WAYS), number: int = PICTURES,
+) -> dict:  # fmt: skip
+    """A task for a worker: train a LoRA for the class, probe every prompt and draw it every way.
 
-    Returns `pictures` (way -> prompt -> uint8 array), `scores` (statistic -> step -> prompt -> score), and
-    `erased` (gate -> prompts that it takes for the concept).
+    `changes` replace settings of the preset. Returns the training's `report`, `pictures` (way -> prompt -> uint8
+    array), `scores` (statistic -> step -> prompt -> score), and `erased` (gate -> prompts that it takes for the
+    concept). Without "w_2" among the ways, w = -1 is drawn only where some gate asks for it.
     """
     it = studio(folder)
-    from unguide.unguide_ops import gate, host
+    from unguide.unguide_ops import gate, host, settings
     from unguide.unguide_ops.concept import EncodedConcept, concept_from
     from unguide.unguide_ops.probe import ProbeSettings, probe
-    from unguide.unguide_ops.settings import preset
     from unguide.unguide_ops.training import train
     from unguide.unguide_ops.unguidance import unguide
 
     size = {"width": SIZE, "height": SIZE}
     parts = prompts_of(words, name)
-    drawn = [prompt for part in ("target", "seen", "unseen", "others") for prompt in parts[part]]
+    touched = [prompt for part in TOUCHED for prompt in parts[part]]
+    drawn = [*touched, *parts["others"]]
     probed = [*drawn, *parts["wary"]]
     with torch.inference_mode():
         concept = concept_from(name, "", "", "", "")
         encoded = EncodedConcept.of(concept, lambda prompt: host.encode(it.clip, prompt))
-        lora = train(it.model, encoded, preset(PRESET, **size)).lora
+        trained = train(it.model, encoded, dataclasses.replace(settings.preset(preset, **size), **(changes or {})))
         erased = {}
         for label, mode in ((PAPER, gate.PAPER), (GATED, gate.GUIDANCE_COSINE)):
-            found = probe(it.model, lora, it.clip, probed, ProbeSettings(mode=mode, **size))
-            erased[label] = [prompt for prompt, touched in zip(probed, found.erased(), strict=True) if touched]
-        scores = gate_scores(it, lora, probed)
+            found = probe(it.model, trained.lora, it.clip, probed, ProbeSettings(mode=mode, **size))
+            erased[label] = [prompt for prompt, touches in zip(probed, found.erased(), strict=True) if touches]
+        scores = gate_scores(it, trained.lora, probed)
+    asked = dict.fromkeys(ways, drawn)
+    if "w_2" not in ways:
+        asked["w_minus_1"] = [
+            prompt for prompt in drawn if prompt in touched or any(prompt in e for e in erased.values())
+        ]
     pictures = {
-        way: {prompt: it.draw(prompt, unguide(it.model, lora, w)).numpy() for prompt in drawn}
-        for way, w in WAYS.items()
+        way: {p: it.draw(p, unguide(it.model, trained.lora, WAYS[way]), number).numpy() for p in prompts}
+        for way, prompts in asked.items()
     }
-    return {"pictures": pictures, "scores": scores, "erased": erased}
+    return {"report": trained.report(), "pictures": pictures, "scores": scores, "erased": erased}
 
 
 def gate_scores(it, lora, prompts: list[str]) -> dict[str, dict[int, list[float]]]:
@@ -112,7 +123,7 @@ def accuracies(words: dict, name: str, result: dict, base: Pictures, panel: Pane
     from unguide_ops.metrics import h0  # this process has no host
 
     parts = prompts_of(words, name)
-    touched = {*parts["target"], *parts["seen"], *parts["unseen"]}
+    touched = {prompt for part in TOUCHED for prompt in parts[part]}
     ways: dict[str, Pictures] = {
         way: {prompt: torch.from_numpy(them).float() / 255 for prompt, them in its.items()}
         for way, its in result["pictures"].items()
@@ -125,7 +136,7 @@ def accuracies(words: dict, name: str, result: dict, base: Pictures, panel: Pane
         return mean(panel.share_recognised(ways[way][prompt], name) for prompt in parts[part])
 
     found = {}
-    for way in ways:
+    for way in [way for way, its in ways.items() if all(prompt in its for prompt in ways["lora"])]:
         others = mean(panel.share_recognised(ways[way][photo(o)], o) for o in words["classes"] if o != name)
         acc_e, acc_g = share(way, "target"), share(way, "seen")
         found[way] = {"acc_e": acc_e, "acc_s": others, "acc_g": acc_g, "acc_u": share(way, "unseen"),
@@ -138,7 +149,7 @@ def gate_aucs(words: dict, name: str, result: dict) -> dict[str, dict[int, float
     from torchmetrics.functional.classification import binary_auroc
 
     parts = prompts_of(words, name)
-    labels = torch.tensor([part in ("target", "seen", "unseen") for part, them in parts.items() for _ in them]).long()
+    labels = torch.tensor([part in TOUCHED for part, them in parts.items() for _ in them]).long()
     return {
         statistic: {step: binary_auroc(rank(torch.tensor(values)), labels).item() for step, values in steps.items()}
         for statistic, steps in result["scores"].items()

@@ -42,7 +42,11 @@ def grids(output: Path, concepts, words: dict, pictures: Pictures, panel: Panel)
         sheet(list(prompts), pictures).save(output / f"{name}.png")
     from dev.recipe.judge_report import grid
 
-    cases = [(them[i], prompt, a, b) for prompt, them in pictures.items() for i, a, b in panel.disagreements(them)]
+    cases = [
+        (them[i], prompt.removeprefix(photo("")), a, b)
+        for prompt, them in pictures.items()
+        for i, a, b in panel.disagreements(them)
+    ]
     grid(cases).save(output / "disagreements.png")
 
 
@@ -61,11 +65,10 @@ def sheet(prompts: list[str], pictures: Pictures, columns: int = 2) -> Image.Ima
     return Image.fromarray((torch.cat(padded, 1) * 255).round().byte().numpy())
 
 
-def write(path: Path, whole: dict) -> str:
-    """`path`.json and `path`.md; returns the latter's text."""
+def write(path: Path, whole: dict, text: str) -> None:
+    """`path`.json and `path`.md."""
     path.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(text(whole), encoding="utf-8")
-    return text(whole)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def text(whole: dict) -> str:

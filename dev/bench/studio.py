@@ -40,13 +40,13 @@ class Studio:
         with torch.inference_mode():
             self.model, self.clip, self.vae = load_demo_model(folder)
 
-    def draw(self, prompt: str, model=None) -> torch.Tensor:
-        """PICTURES of a prompt by MODEL (default: the base), uint8 [N, 3, 64, 64]."""
+    def draw(self, prompt: str, model=None, number: int = PICTURES) -> torch.Tensor:
+        """Pictures of a prompt by MODEL (default: the base), uint8 [N, 3, 64, 64]."""
         import nodes
         from unguide.unguide_ops import host
 
         with torch.inference_mode():
-            latent = nodes.EmptyLatentImage().generate(SIZE, SIZE, PICTURES)[0]
+            latent = nodes.EmptyLatentImage().generate(SIZE, SIZE, number)[0]
             positive, negative = host.encode(self.clip, prompt), host.encode(self.clip, "")
             sampled = host.ksample(
                 model or self.model, SEED, STEPS, CFG, SAMPLER, SCHEDULER, positive, negative, latent, 1.0
