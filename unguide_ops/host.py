@@ -262,6 +262,17 @@ def check_trainable(linears: Mapping[str, torch.nn.Module]) -> None:
             )
 
 
+def weight_of(linear: torch.nn.Module) -> torch.Tensor:
+    """A loaded Linear's weight [out, in], fp32."""
+    return cast(torch.Tensor, linear.weight).detach().float()
+
+
+@torch.no_grad()
+def layer_outputs(linear: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """What a loaded model's Linear makes of inputs [N, in]: [N, out], fp32 on the CPU."""
+    return linear(inputs.to(cast(torch.Tensor, linear.weight))).float().cpu()
+
+
 def ksample(model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise) -> dict:
     """What the host's KSampler node does, with its progress bar and previews. Returns a LATENT."""
     return nodes.common_ksampler(  # type: ignore[attr-defined] # the host's nodes, which mypy takes for ours

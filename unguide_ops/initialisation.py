@@ -15,8 +15,8 @@ def concept_directions(concept: torch.Tensor, preserved: torch.Tensor, rank: int
 
     They maximise `v C v / v (P + ridge * tr(P) / width) v`, where C and P are the mean outer products of the tokens:
     generalised eigenvectors, in the order of their eigenvalues, each as loud on preserved tokens as the others. A
-    larger ridge lets more of the concept's neighbours through, synonyms among them. The first row's response to the
-    concept's tokens is that of a row of the paper's random N(0, 1 / rank).
+    larger ridge lets more of the concept's neighbours through, synonyms among them. The first row's elements have a
+    root mean square of 1.
     """
     concept, preserved = concept.double(), preserved.double()
     wanted, unwanted = (tokens.T @ tokens / len(tokens) for tokens in (concept, preserved))
@@ -24,6 +24,12 @@ def concept_directions(concept: torch.Tensor, preserved: torch.Tensor, rank: int
     unwanted += ridge * unwanted.trace() / width * torch.eye(width)
     _, vectors = eigh(wanted.numpy(), unwanted.numpy(), subset_by_index=(width - rank, width - 1))
     rows = torch.from_numpy(vectors.T.copy()).flip(0)
-    response = (concept @ rows[0]).square().mean().sqrt()
-    usual = (concept.square().sum(1).mean() / rank).sqrt()
-    return (rows * (usual / response)).float()
+    return (rows / rows[0].square().mean().sqrt()).float()
+
+
+def loudness(outputs: torch.Tensor, concept: torch.Tensor, directions: torch.Tensor) -> float:
+    """The factor that makes the first row's response to the concept's tokens as loud as the layer's own outputs there.
+
+    With it a learning rate means the same for every layer and model: the share of the output that an iteration moves.
+    """
+    return (outputs.square().mean() / (concept @ directions[0]).square().mean()).sqrt().item()

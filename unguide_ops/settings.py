@@ -21,7 +21,7 @@ class TrainingSettings:
     """The controls; where the paper has one, under its name. The defaults forget an object."""
 
     iterations: int = 60
-    learning_rate: float = 2e-3
+    learning_rate: float = 0.02  # with concept directions: of each layer's own output, by iteration
     rank: int = 4
     alpha: float = 8.0  # raw multiplier of the low-rank change
     targets: str = targets.CROSS_ATTENTION
@@ -65,7 +65,8 @@ PAPER_OBJECT = TrainingSettings(
     iterations=200, learning_rate=3e-5, rank=1, steps=50, schedule=CONSTANT, initialisation=RANDOM, batch_size=1,
     reuse=1, train_synonyms=False, retain_weight=0.0, retain_prompts=0,
 )  # fmt: skip
-NUDITY, PAPER_NUDITY = (replace(it, targets=targets.ALL_BUT_CROSS_ATTENTION) for it in (OBJECT, PAPER_OBJECT))
+NUDITY = replace(OBJECT, targets=targets.ALL_BUT_CROSS_ATTENTION, learning_rate=0.003)  # so many layers add up
+PAPER_NUDITY = replace(PAPER_OBJECT, targets=targets.ALL_BUT_CROSS_ATTENTION)
 PRESETS = {"object": OBJECT, "nudity": NUDITY, "object, as in the paper": PAPER_OBJECT,
            "nudity, as in the paper": PAPER_NUDITY}  # fmt: skip
 FREE = ("width", "height", "seed", "checkpointing", "early_stop")

@@ -13,7 +13,7 @@ from . import host, targets
 from .branch import Branch
 from .checkpointing import checkpointed
 from .concept import EncodedConcept
-from .initialisation import concept_directions
+from .initialisation import concept_directions, loudness
 from .lessons import Lessons, lessons_at, trajectory
 from .lora import ConceptLoRA, LowRankPair
 from .monitor import Monitor
@@ -110,8 +110,13 @@ def create_pairs(linears, concept: EncodedConcept, settings: TrainingSettings, g
         meant, kept = (torch.cat([concept.tokens(prompt) for prompt in some])
                        for some in (erased, (*it.retained, it.reference)))  # fmt: skip
         directions = concept_directions(meant, kept, settings.rank, settings.ridge)
-        for path in filter(targets.reads_text, pairs):
-            pairs[path].down = directions.clone()
+        for path, pair in pairs.items():
+            if targets.reads_text(path):
+                pair.alpha *= loudness(host.layer_outputs(linears[path], meant), meant, directions)
+                pair.down = directions.clone()
+            else:  # random rows, as loud: their response to any input is N(0, 1) times its length
+                pair.alpha *= host.weight_of(linears[path]).square().mean().sqrt().item()
+                pair.down *= settings.rank**0.5
     return pairs
 
 

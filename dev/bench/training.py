@@ -25,16 +25,18 @@ PROFILES: dict[str, tuple[str, dict]] = {
 }
 ABLATION: dict[str, tuple[str, dict]] = {
     "no retain term": ("object", {"retain_weight": 0.0}),
-    "random directions": ("object", {"initialisation": "random"}),
-    "random directions, no retain term": ("object", {"initialisation": "random", "retain_weight": 0.0}),
+    "random directions": ("object", {"initialisation": "random", "learning_rate": 3e-4}),
+    "random directions, no retain term": (
+        "object", {"initialisation": "random", "learning_rate": 3e-4, "retain_weight": 0.0},
+    ),
     "target alone, no synonyms": ("object", {"train_synonyms": False}),
     "a trajectory each iteration": ("object", {"reuse": 1}),
     "half the iterations": ("object", {"iterations": 30}),
     "rank 1": ("object", {"rank": 1}),
     "rank 16": ("object", {"rank": 16}),
-    "SGD, 0.1": ("object", {"optimizer": "SGD", "learning_rate": 0.1}),
-    "all but cross-attention": ("object", {"targets": "all but cross-attention"}),
-}
+    "SGD, 4.0": ("object", {"optimizer": "SGD", "learning_rate": 4.0}),
+    "all but cross-attention": ("nudity", {}),
+}  # fmt: skip
 ABLATION_CLASSES = ("cat", "frog", "truck")
 MEASURES = ("acc_e", "acc_s", "acc_g", "acc_u", "h0")
 
