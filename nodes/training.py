@@ -149,7 +149,9 @@ class UnGuideTrainLoRA(io.ComfyNode):
 
 
 def keep(trained: Training) -> None:
-    """Save a LoRA whose training was cancelled, and say where."""
+    """Save a LoRA whose training was cancelled, and say where; not before the first iteration is done."""
+    if not trained.monitor.history:
+        return
     path, name = host.new_lora_path("unguide/cancelled/concept")
     files.save_lora(path, trained.lora)
     host.say_on_node(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from . import targets
+from .concept import Concept
 
 OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 CONSTANT, LINEAR, COSINE = "constant", "linear", "cosine"
@@ -42,6 +43,10 @@ class TrainingSettings:
     retain_prompts: int = 1  # prompts that must stay as they are, for each latent
     checkpointing: bool = False  # compute activations twice instead of keeping them
     early_stop: bool = False
+
+    def erased(self, concept: Concept) -> tuple[str, ...]:
+        """The prompts to erase, the target first."""
+        return concept.erased if self.train_synonyms else concept.erased[:1]
 
     def new_optimizer(self, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
         """One of torch's own. Raises ValueError for a name that is not in OPTIMIZERS."""

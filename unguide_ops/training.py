@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -13,8 +12,9 @@ from . import host, targets
 from .branch import Branch
 from .checkpointing import checkpointed
 from .concept import EncodedConcept
+from .course import Course
 from .initialisation import concept_directions, loudness
-from .lessons import Lessons, lessons_at, trajectory
+from .lessons import Lessons
 from .lora import ConceptLoRA, LowRankPair
 from .monitor import Monitor
 from .objective import row_losses
@@ -106,9 +106,8 @@ def create_pairs(linears, concept: EncodedConcept, settings: TrainingSettings, g
     }
     if settings.initialisation == CONCEPT_DIRECTIONS:
         it = concept.concept
-        erased = it.erased if settings.train_synonyms else it.erased[:1]
         meant, kept = (torch.cat([concept.tokens(prompt) for prompt in some])
-                       for some in (erased, (*it.retained, it.reference)))  # fmt: skip
+                       for some in (settings.erased(it), (*it.retained, it.reference)))  # fmt: skip
         directions = concept_directions(meant, kept, settings.rank, settings.ridge)
         for path, pair in pairs.items():
             if targets.reads_text(path):
@@ -128,56 +127,6 @@ def resumed_pairs(linears, pairs: dict[str, LowRankPair], settings: TrainingSett
             f"{len(linears)}: choose the `targets` that it was trained with, or leave `resume` unconnected."
         )
     return {path: pairs[path].to("cpu", torch.float32) for path in linears}
-
-
-@dataclass
-class Course:
-    """The lessons of a training, from a live model whose branch is the LoRA."""
-
-    live: host.LiveModel
-    branch: Branch
-    concept: EncodedConcept
-    settings: TrainingSettings
-    latent: torch.Tensor  # zeros [1, ...]
-    generator: torch.Generator
-    watch: host.Watch
-    rows: int  # that may be predicted with gradients at once
-
-    def __iter__(self) -> Iterator[Lessons]:
-        """Endless batches: each trajectory serves `reuse` iterations, `batch_size` of its latents at a time."""
-        settings = self.settings
-        erased = self.concept.concept.erased if settings.train_synonyms else self.concept.concept.erased[:1]
-        turns = itertools.cycle(erased)
-        while True:
-            latents, sigmas = self.new_latents()
-            asked = list(itertools.islice(turns, len(latents)))
-            kept = [self.some_retained() for _ in latents]
-            reference = self.concept.concept.reference
-            g, rows = settings.negative_guidance, max(2, self.rows)
-            lessons = lessons_at(self.live, latents, sigmas, asked, kept, reference, g, rows)
-            order = itertools.chain.from_iterable(self.shuffled(len(latents)) for _ in itertools.count())
-            for _ in range(settings.reuse):
-                yield lessons.at(list(itertools.islice(order, settings.batch_size)))
-
-    def new_latents(self) -> tuple[torch.Tensor, list[float]]:
-        """As many latents z_t of one new trajectory as there are uses for, at random steps of its schedule."""
-        settings, levels = self.settings, len(self.live.ddim_sigmas(self.settings.steps)) - 1
-        stops = sorted(self.shuffled(levels)[: settings.batch_size * settings.reuse])
-        noise = torch.randn(self.latent.shape, generator=self.generator)
-        target, guidance = self.concept.concept.target, settings.start_guidance
-        path = trajectory(self.live, self.branch, noise, target, guidance, settings.steps, stops, self.watch.picture)
-        latents, sigmas = zip(*path, strict=True)
-        return torch.cat(latents), list(sigmas)
-
-    def some_retained(self) -> list[str]:
-        """`retain_prompts` random ones of the concept's retained prompts; none if they have no weight."""
-        retained = self.concept.concept.retained
-        number = self.settings.retain_prompts if self.settings.retain_weight else 0
-        return [retained[i] for i in self.shuffled(len(retained))[:number]]
-
-    def shuffled(self, number: int) -> list[int]:
-        """0 to number - 1, in random order."""
-        return torch.randperm(number, generator=self.generator).tolist()
 
 
 def optimise(course: Course, monitor: Monitor) -> str:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="*", metavar="NAME", help="classes to forget (default: all ten)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument(
-        "--ablation", nargs="*", metavar="NAME", help="training: classes of the ablation (default: three)"
+        "--ablation", nargs="*", metavar="NAME", help="training: classes of the ablation (default: two)"
     )
 
 

@@ -1,0 +1,63 @@
+"""The course of a training: one trajectory after the other, and the batches of lessons that each serves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from . import host
+from .branch import Branch
+from .concept import EncodedConcept
+from .lessons import Lessons, lessons_at, trajectory
+from .settings import TrainingSettings
+
+
+@dataclass
+class Course:
+    """The lessons of a training, from a live model whose branch is the LoRA."""
+
+    live: host.LiveModel
+    branch: Branch
+    concept: EncodedConcept
+    settings: TrainingSettings
+    latent: torch.Tensor  # zeros [1, ...]
+    generator: torch.Generator
+    watch: host.Watch
+    rows: int  # that may be predicted with gradients at once
+
+    def __iter__(self) -> Iterator[Lessons]:
+        """Endless batches: each trajectory serves `reuse` iterations, `batch_size` of its latents at a time."""
+        settings, concept = self.settings, self.concept.concept
+        turns = itertools.cycle(settings.erased(concept))
+        g, rows = settings.negative_guidance, max(2, self.rows)
+        while True:
+            latents, sigmas = self.new_latents()
+            asked = list(itertools.islice(turns, len(latents)))
+            kept = [self.some_retained() for _ in latents]
+            lessons = lessons_at(self.live, latents, sigmas, asked, kept, concept.reference, g, rows)
+            order = itertools.chain.from_iterable(self.shuffled(len(latents)) for _ in itertools.count())
+            for _ in range(settings.reuse):
+                yield lessons.at(list(itertools.islice(order, settings.batch_size)))
+
+    def new_latents(self) -> tuple[torch.Tensor, list[float]]:
+        """As many latents z_t of one new trajectory as there are uses for, at random steps of its schedule."""
+        settings, levels = self.settings, len(self.live.ddim_sigmas(self.settings.steps)) - 1
+        stops = sorted(self.shuffled(levels)[: settings.batch_size * settings.reuse])
+        noise = torch.randn(self.latent.shape, generator=self.generator)
+        target, guidance = self.concept.concept.target, settings.start_guidance
+        path = trajectory(self.live, self.branch, noise, target, guidance, settings.steps, stops, self.watch.picture)
+        latents, sigmas = zip(*path, strict=True)
+        return torch.cat(latents), list(sigmas)
+
+    def some_retained(self) -> list[str]:
+        """`retain_prompts` random ones of the concept's retained prompts; none if they have no weight."""
+        retained = self.concept.concept.retained
+        number = self.settings.retain_prompts if self.settings.retain_weight else 0
+        return [retained[i] for i in self.shuffled(len(retained))[:number]]
+
+    def shuffled(self, number: int) -> list[int]:
+        """0 to number - 1, in random order."""
+        return torch.randperm(number, generator=self.generator).tolist()
