@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from unguide.unguide_ops import gate, objective
+from unguide.unguide_ops import gate, monitor, objective
 from unguide.unguide_ops.guidance import blend
+from unguide.unguide_ops.initialisation import concept_directions, loudness
 from unguide.unguide_ops.lora import LowRankPair
 from unguide.unguide_ops.metrics import h0
 
@@ -55,6 +56,27 @@ def test_h0_is_a_mean_of_its_three_terms(acc_e, acc_s, acc_g):
 def test_h0_of_the_published_average():
     assert h0(0.0654, 0.9865, 0.0767) == pytest.approx(0.9477, abs=2e-3)  # UnGuide, mean over ten classes
     assert h0(1.0, 1.0, 0.0) == 0.0
+
+
+@given(st.integers(1, 3), st.integers(0, 1000))
+def test_directions_answer_the_concept_and_not_what_is_preserved(rank, seed):
+    generator = torch.Generator().manual_seed(seed)
+    preserved = torch.randn(5, 16, generator=generator)
+    concept = torch.randn(3, 16, generator=generator) + preserved.mean(0)
+    rows = concept_directions(concept, preserved, rank, ridge=1e-6)
+    assert rows.shape == (rank, 16) and rows[0].square().mean().item() == pytest.approx(1, rel=1e-4)
+    assert (preserved @ rows[0]).abs().max() < 0.05 * (concept @ rows[0]).square().mean().sqrt()
+    outputs = concept @ torch.randn(16, 4, generator=generator)
+    heard = loudness(outputs, concept, rows) * (concept @ rows[0])
+    assert heard.square().mean().item() == pytest.approx(outputs.square().mean().item(), rel=1e-3)
+
+
+@given(tensors, tensors, st.floats(0.1, 5))
+def test_erasure_at_its_landmarks(base, reference, g):
+    assume((reference - base).flatten(1).norm(dim=1).min() > 1e-3)
+    goal = objective.erasing_target(base, reference, g)
+    for predicted, share in ((base, 0.0), (reference, 1.0), (goal, 1.0 + g)):
+        assert monitor.erasure(predicted, base, reference).tolist() == pytest.approx([share, share], abs=1e-6)
 
 
 def test_cosine_scores_at_their_landmarks():

@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from unguide.nodes.lora import UnGuideSaveLoRA
 from unguide.unguide_ops import files, host
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
 from unguide.unguide_ops.unguidance import unguide
@@ -45,6 +46,15 @@ def test_names_count_up_and_stay_in_the_loras_folder():
     assert host.new_lora_path("unguide/count")[0] != first
     with pytest.raises(ValueError, match="use a name inside it"):
         host.new_lora_path("../../elsewhere")
+
+
+def test_a_full_disk_is_told_with_what_to_do(lora, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device.*still in the cache"):
+        UnGuideSaveLoRA.execute(lora, "unguide/full")
 
 
 @pytest.mark.parametrize("step", ["save_file", "replace"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers_terms import ddim_in_diffusers_terms
 from real_host import REPOSITORY
+from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import checkpointing, files, host, settings, training
 from unguide.unguide_ops.branch import Branch
 from unguide.unguide_ops.concept import NEUTRAL
@@ -180,6 +181,21 @@ def test_a_quantised_model_is_refused():
     layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
     with pytest.raises(ValueError, match="load an fp16, bf16 or fp32 checkpoint"):
         host.check_trainable({"it": layer})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_gets_a_lora_in_fp32(concept, dtype):
+    model, *_ = load_demo_model()
+    model.model.diffusion_model.to(dtype).dtype = dtype
+    trained = train(model, concept, short(iterations=6, reuse=6))
+    losses = [it.erasing for it in trained.monitor.history]
+    assert sum(losses[3:]) < sum(losses[:3])
+    assert {pair.up.dtype for pair in trained.lora.pairs.values()} == {torch.float32} and not trained.lora.is_zero
+
+
+def test_a_size_that_the_model_cannot_take_is_refused(model, concept):
+    with pytest.raises(ValueError, match="`width` is 65: use a multiple of 8"):
+        train(model, concept, short(width=65))
 
 
 @pytest.mark.parametrize("name", settings.PRESETS)

@@ -158,7 +158,13 @@ def session(model, prompts: Mapping[str, Conditioning], latent: torch.Tensor, bo
 
 
 def empty_latent(model, width: int, height: int, batch: int = 1) -> torch.Tensor:
-    """Zeros of the model's latent shape for a picture of width x height pixels."""
+    """Zeros of the model's latent shape for a picture of width x height pixels.
+
+    Raises ValueError for a size that is not made of whole latent pixels.
+    """
+    for side, pixels in (("width", width), ("height", height)):
+        if pixels < 8 or pixels % 8:
+            raise ValueError(f"`{side}` is {pixels}: use a multiple of 8, best the model's native size.")
     latent = torch.zeros(batch, 4, height // 8, width // 8)
     return comfy.sample.fix_empty_latent_channels(model, latent)
 

@@ -7,6 +7,7 @@ On a GPU the peak is torch's of that device, on a CPU the process's resident set
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import resource
@@ -77,10 +78,8 @@ def run(case: str) -> float:
             concept = EncodedConcept.of(Concept(target="a", reference="b", preserve=("c", "d")), encode)
             free = {"width": SIZE, "height": SIZE, "checkpointing": case != "training"}
             host.rows_to_train = lambda *_: 1  # the least memory, whatever this machine has
-            two = dict(iterations=2, steps=2, reuse=2, batch_size=1)
-            import dataclasses
-
-            train(model, concept, dataclasses.replace(preset("object", **free), **two))
+            short = dataclasses.replace(preset("object", **free), iterations=2, steps=2, reuse=2, batch_size=1)
+            train(model, concept, short)
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device) / 2**20
         return resident_mib(peak=True) - empty
