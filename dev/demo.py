@@ -111,6 +111,7 @@ class Demo:
         sampling = [json.loads(text) for text in shown["sampling report"]["text"]]
         self.results[name] = {
             "accuracies": {column: self.accuracies(name, column) for column in DRAWN_BY},
+            "training": json.loads(shown["training report"]["text"][0]),
             "probe": json.loads(shown["probe report"]["text"][0]),
             "sampling": [{"prompt": prompt, **entry} for prompt, entry in zip(prompts, sampling, strict=True)],
         }
@@ -177,6 +178,7 @@ class Demo:
 def summary(report: dict, output: Path) -> str:
     """The report in words."""
     figures, results = report["figures"], report["concepts"]
+    trained = max(result["training"]["evaluations"] for result in results.values())
     entries = [entry for result in results.values() for entry in result["sampling"]]
     plain = min(entry["evaluations"] for entry in entries)
     steered = max(entry["evaluations"] for entry in entries)
@@ -192,6 +194,7 @@ def summary(report: dict, output: Path) -> str:
     untouched = "the same bits" if figures["host_untouched"] else "NOT the same bits"
     lines += [
         "",
+        f"Each LoRA was trained in {trained} evaluations of the model (the paper: about 10,800).",
         f"The probe decided each prompt; unrelated ones cost {plain} evaluations, as plain sampling does, and erased",
         f"ones {steered}. A plain KSampler gave {untouched} before and after each run.",
         f"Done in {figures['seconds_total']:.0f} s. Grids, loss curves, probe charts and report.json: {output}",

@@ -36,6 +36,7 @@ ABLATION: dict[str, tuple[str, dict]] = {
     "rank 16": ("object", {"rank": 16}),
     "SGD, 4.0": ("object", {"optimizer": "SGD", "learning_rate": 4.0}),
     "all but cross-attention": ("nudity", {}),
+    "paper, learning rate 3e-4": ("object, as in the paper", {"learning_rate": 3e-4}),
 }  # fmt: skip
 ABLATION_CLASSES = ("cat", "truck")
 MEASURES = ("acc_e", "acc_s", "acc_g", "acc_u", "h0")
