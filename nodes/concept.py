@@ -43,9 +43,8 @@ class UnGuideConcept(io.ComfyNode):
                     "synonyms",
                     default="",
                     multiline=True,
-                    tooltip="Other prompts for the same thing, one a line. They are not trained on: they tell "
-                    "what must not be listed as preserved, and serve to measure how far forgetting "
-                    "reaches.",
+                    tooltip="Other prompts for the same thing, one a line. They are forgotten as well (unless the "
+                    "trainer's `train_synonyms` is off), and must not be preserved.",
                 ),
                 io.String.Input(
                     "preserve",
