@@ -199,10 +199,12 @@ def _without_inference_tensors(conditioning: Conditioning) -> Conditioning:
 
 def _make_differentiable(model: torch.nn.Module, model_options: dict) -> None:
     """Replace inference tensors (autograd refuses them) by equal plain ones, and attention by torch's own."""
-    for name, parameter in list(model.named_parameters()):
+    for name in [name for name, _ in model.named_parameters()]:  # one after the other: never two copies of the model
+        parameter = comfy.utils.get_attr(model, name)
         if parameter.is_inference() or parameter.requires_grad:
             comfy.utils.set_attr_param(model, name, parameter.detach().clone())
-    for name, buffer in list(model.named_buffers()):
+    for name in [name for name, _ in model.named_buffers()]:
+        buffer = comfy.utils.get_attr(model, name)
         if buffer.is_inference():
             comfy.utils.set_attr(model, name, buffer.clone())
 
