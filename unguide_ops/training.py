@@ -167,17 +167,12 @@ def backward(course: Course, lessons: Lessons, scaler) -> tuple[torch.Tensor, to
     erasing, retaining = int(lessons.erases.sum()), int((~lessons.erases).sum())
     weights = torch.where(lessons.erases, 1 / erasing, course.settings.retain_weight / max(1, retaining))
     predicted, losses = [], []
-    for rows in _parts(len(lessons.prompts), course.rows):
-        some = lessons.rows(rows)
+    for rows in torch.arange(len(lessons.prompts)).split(course.rows):
+        some = lessons.rows(rows.tolist())
         with course.branch.on():
             prediction = course.live.row_predictions(some.latents, some.sigmas, some.prompts)
         loss = row_losses(prediction, some.goals)
-        scaler.scale((loss * weights[rows]).sum()).backward()
+        scaler.scale((loss * weights[rows.to(weights.device)]).sum()).backward()
         predicted.append(prediction.detach())
         losses.append(loss.detach())
     return torch.cat(predicted), torch.cat(losses)
-
-
-def _parts(number: int, size: int) -> list[list[int]]:
-    """0 to number - 1 in order, in lists of at most `size`."""
-    return [list(range(start, min(start + size, number))) for start in range(0, number, size)]

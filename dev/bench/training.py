@@ -45,12 +45,10 @@ MEASURES = ("acc_e", "acc_s", "acc_g", "acc_u", "h0")
 def measure(
     workers: ProcessPoolExecutor, each, folder: Path, words: dict, classes: list[str], ablation: list[str]
 ) -> dict:
-    """Everything: `figures`, `profiles` (profile -> class -> what was measured), and `pictures` for the grid."""
+    """Everything: `figures`, `profiles` (profile -> class -> what was measured), and the `grid`."""
     panel = Panel()
-    everyone = list(words["classes"])
-    prompts = [photo(name) for name in everyone]
-    prompts += [photo(word) for name in classes for part in ("seen",) for word in words["classes"][name][part][1:]]
-    prompts += [photo(word) for name in classes for word in words["classes"][name]["unseen"]["test"]]
+    parts = [forgetting.prompts_of(words, name) for name in dict.fromkeys([*classes, *ablation])]
+    prompts = list(dict.fromkeys(p for its in parts for part in (*forgetting.TOUCHED, "others") for p in its[part]))
     drawn = each(workers, "Drawing", draw_base, [(folder, prompt) for prompt in prompts])
     base = {p: torch.from_numpy(them[:NUMBER]).float() / 255 for p, them in zip(prompts, drawn, strict=True)}
     cases = [(profile, name) for profile in PROFILES for name in classes]
