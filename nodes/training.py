@@ -95,7 +95,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
                     options=[*settings.PRESETS, CUSTOM],
                     default="object",
                     tooltip="Sets all controls below `seed`, up to `retain_prompts`, at once. 'As in the paper' is the "
-                    "published procedure, at ten times the cost. Custom: the controls count as they are.",
+                    "published procedure, at fourteen times the cost. Custom: the controls count as they are.",
                 ),
                 *size_inputs("the pictures trained on: the model's native size"),
                 seed_input("The same seed and settings give the same LoRA."),
