@@ -138,17 +138,18 @@ def measure(model, lora: ConceptLoRA, clip, rows: list[tuple[str, int]], setting
     size = host.rows_that_fit(model, latent)
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
     scores = []
-    with host.progress(len(chunks) * settings.probe_steps) as done:
-        for index, chunk in enumerate(chunks):
+    watch = host.Watch()
+    watch.begin(len(chunks) * settings.probe_steps)
+    for index, chunk in enumerate(chunks):
 
-            def body(live: host.LiveModel, chunk=chunk, index=index) -> torch.Tensor:
-                x = noise[[seed for _, seed in chunk]]
-                with branch.attached(live.diffusion_model):
-                    return _scores(live, branch, x, settings, lambda i: done(index * settings.probe_steps + i))
+        def body(live: host.LiveModel, chunk=chunk, index=index) -> torch.Tensor:
+            x = noise[[seed for _, seed in chunk]]
+            with branch.attached(live.diffusion_model):
+                return _scores(live, branch, x, settings, lambda i: watch.done(index * settings.probe_steps + i))
 
-            stacked = host.stack([encoded[prompt] for prompt, _ in chunk])
-            batch = latent.expand(len(chunk), *latent.shape[1:])
-            scores.append(host.session(model, {**shared, ROWS: stacked}, batch, body).cpu())
+        stacked = host.stack([encoded[prompt] for prompt, _ in chunk])
+        batch = latent.expand(len(chunk), *latent.shape[1:])
+        scores.append(host.session(model, {**shared, ROWS: stacked}, batch, body).cpu())
     return torch.cat(scores)
 
 

@@ -137,7 +137,7 @@ def optimise(course: Course, monitor: Monitor) -> str:
     schedule = settings.new_schedule(optimizer)
     scaler = torch.amp.GradScaler(live.device.type, enabled=live.dtype == torch.float16)
     try:
-        course.watch.begin(live, settings.iterations)
+        course.watch.begin(settings.iterations, live.latent_format)
         for iteration, lessons in enumerate(itertools.islice(course, settings.iterations), 1):
             optimizer.zero_grad()
             predicted, losses = backward(course, lessons, scaler)

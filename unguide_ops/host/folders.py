@@ -1,0 +1,34 @@
+"""LoRA files, where the host keeps them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+
+def lora_files() -> list[str]:
+    """The LoRA files the host's loaders list."""
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path:
+    """The full path of a listed LoRA file."""
+    return Path(folder_paths.get_full_path_or_raise("loras", name))
+
+
+def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
+    """Where to save the next LoRA with this prefix (sub/folder/name): full path, and the name the loaders list.
+
+    Raises ValueError for a prefix that leads out of the loras folder.
+    """
+    loras = folder_paths.get_folder_paths("loras")[0]
+    if not Path(loras, filename_prefix).resolve().is_relative_to(Path(loras).resolve()):
+        raise ValueError(
+            f"`filename_prefix` {filename_prefix!r} leads outside the loras folder: use a name inside it, such as "
+            f"'unguide/concept'."
+        )
+    folder, filename, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, loras)
+    path = Path(folder) / f"{filename}_{counter:05}_.safetensors"
+    return path, os.path.relpath(path, loras)

@@ -1,0 +1,140 @@
+"""A loaded model, asked for predictions outside of any sampler."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+
+from .conditioning import Conditioning
+
+
+class LiveModel:
+    """A loaded model and a set of encoded prompts, during one `session`."""
+
+    def __init__(self, guider, model_options: dict, device: torch.device):
+        self.device = device
+        self.diffusion_model = guider.inner_model.diffusion_model
+        self.dtype = guider.inner_model.manual_cast_dtype or guider.inner_model.get_dtype()
+        self.latent_format = guider.inner_model.latent_format
+        self._model = guider.inner_model
+        self._prompts = guider.conds
+        self._options = model_options
+
+    def denoised(self, x: torch.Tensor, sigma: float, *prompts: str) -> list[torch.Tensor]:
+        """The x0 prediction of latents x [B, ...] at noise level sigma, for each prompt, without guidance."""
+        conds = [self._prompts[prompt] for prompt in prompts]
+        return comfy.samplers.calc_cond_batch(self._model, conds, x, x.new_full((x.shape[0],), sigma), self._options)
+
+    def row_predictions(
+        self, x: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str], at_once: int = 1 << 30
+    ) -> torch.Tensor:
+        """`e` of every row of x [N, ...] at its own noise level [N] and under its own prompt, one evaluation each.
+
+        No more than `at_once` rows share a forward.
+        """
+        denoised = []
+        for start in range(0, len(prompts), at_once):
+            rows = slice(start, start + at_once)
+            cond = self._joint([self._prompts[prompt][0] for prompt in prompts[rows]])
+            denoised += comfy.samplers.calc_cond_batch(self._model, [[cond]], x[rows], sigmas[rows], self._options)
+        return (x - torch.cat(denoised)) / sigmas.view(-1, *[1] * (x.ndim - 1))
+
+    @staticmethod
+    def _joint(conds: list[dict]) -> dict:
+        """Encoded prompts as one whose rows they are."""
+        first, *others = (cond["model_conds"] for cond in conds)
+        joint = {name: it._copy_with(it.concat([other[name] for other in others])) for name, it in first.items()}
+        return {**conds[0], "model_conds": joint}
+
+    def predictions(self, x: torch.Tensor, sigma: float, *prompts: str) -> list[torch.Tensor]:
+        """`e = (x - x0) / sigma` for each prompt: the noise for eps and v models, the velocity for flow models."""
+        return [(x - denoised) / sigma for denoised in self.denoised(x, sigma, *prompts)]
+
+    def ddim_sigmas(self, steps: int) -> list[float]:
+        """The noise levels of a DDIM run, `steps` + 1 values, the last one 0."""
+        return comfy.samplers.calculate_sigmas(self._model.model_sampling, "ddim_uniform", steps).tolist()
+
+    def first_latents(self, sigma: float, noise: torch.Tensor) -> torch.Tensor:
+        """Pure noise [B, ...] scaled to the first noise level of a run, on the model's device."""
+        noise = noise.to(self.device)
+        return self._model.model_sampling.noise_scaling(
+            torch.tensor([sigma], device=self.device), noise, torch.zeros_like(noise), True
+        )
+
+
+class _Session(comfy.samplers.Sampler):
+    """A 'sampler' that hands the loaded model to a function instead of sampling."""
+
+    def __init__(self, body: Callable[[LiveModel], object], trainable: bool):
+        self.body, self.trainable, self.result = body, trainable, None
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs):
+        options = extra_args["model_options"]
+        if self.trainable:
+            _make_differentiable(model_wrap.inner_model, options)
+        self.result = self.body(LiveModel(model_wrap, options, noise.device))
+        return noise
+
+
+def session(model, prompts: Mapping[str, Conditioning], latent: torch.Tensor, body, *, trainable=False):
+    """Load MODEL as for sampling latents [B, ...], with `prompts` by name, and return `body(LiveModel)`.
+
+    The host makes room, patches weights and cleans up just as for a KSampler. `trainable` leaves inference mode and
+    makes the model one that gradients may pass through; its own weights stay fixed.
+    """
+    with torch.inference_mode(torch.is_inference_mode_enabled() and not trainable):
+        if trainable:
+            prompts = {name: _without_inference_tensors(c) for name, c in prompts.items()}
+        guider = comfy.samplers.CFGGuider(model)
+        guider.inner_set_conds(prompts)
+        run = _Session(body, trainable)
+        latent = torch.zeros(latent.shape)
+        with torch.no_grad() if not trainable else torch.enable_grad():
+            guider.sample(latent, latent, run, torch.tensor([1.0, 0.0]), disable_pbar=True)
+        return run.result
+
+
+def empty_latent(model, width: int, height: int, batch: int = 1) -> torch.Tensor:
+    """Zeros of the model's latent shape for a picture of width x height pixels.
+
+    Raises ValueError for a size that is not made of whole latent pixels.
+    """
+    for side, pixels in (("width", width), ("height", height)):
+        if pixels < 8 or pixels % 8:
+            raise ValueError(f"`{side}` is {pixels}: use a multiple of 8, best the model's native size.")
+    latent = torch.zeros(batch, 4, height // 8, width // 8)
+    return comfy.sample.fix_empty_latent_channels(model, latent)
+
+
+def noise_like(latent: torch.Tensor, seed: int) -> torch.Tensor:
+    """The noise a KSampler with this seed starts a latent from: the same picture, to the bit."""
+    return comfy.sample.prepare_noise(latent, seed)
+
+
+def _without_inference_tensors(conditioning: Conditioning) -> Conditioning:
+    def plain(value):
+        return value.clone() if isinstance(value, torch.Tensor) else value
+
+    return [[plain(c), {key: plain(value) for key, value in extras.items()}] for c, extras in conditioning]
+
+
+def _make_differentiable(model: torch.nn.Module, model_options: dict) -> None:
+    """Replace inference tensors (autograd refuses them) by equal plain ones, and attention by torch's own."""
+    for name in [name for name, _ in model.named_parameters()]:  # one after the other: never two copies of the model
+        parameter = comfy.utils.get_attr(model, name)
+        if parameter.is_inference() or parameter.requires_grad:
+            comfy.utils.set_attr_param(model, name, parameter.detach().clone())
+    for name in [name for name, _ in model.named_buffers()]:
+        buffer = comfy.utils.get_attr(model, name)
+        if buffer.is_inference():
+            comfy.utils.set_attr(model, name, buffer.clone())
+
+    def torch_attention(attention, *args, **kwargs):
+        return sys.modules[attention.__module__].attention_pytorch(*args, **kwargs)
+
+    model_options["transformer_options"]["optimized_attention_override"] = torch_attention

@@ -1,0 +1,26 @@
+"""How many rows the machine has memory for."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import torch
+
+KEPT, CHECKPOINTED = 12.0, 4.0  # memory of a row with gradients, in units of the host's own estimate without
+
+ROOM = 0.6  # share of the device's memory that training may fill
+
+
+def rows_that_fit(model, latent: torch.Tensor, most: int = 64) -> int:
+    """How many latents of this shape may be predicted at once, cond and uncond, in the memory that is free now."""
+    needed = model.model.memory_required([2, *latent.shape[1:]]) * 1.5
+    return max(1, min(most, int(comfy.model_management.get_free_memory(model.load_device) / needed)))
+
+
+def rows_to_train(model, latent: torch.Tensor, checkpointing: bool) -> int:
+    """How many rows may be predicted with gradients at once. It depends on the machine and not on what is free now,
+    since another number would round differently: the same seed, the same LoRA.
+    """
+    device = model.load_device
+    row = model.model.memory_required([1, *latent.shape[1:]]) * (CHECKPOINTED if checkpointing else KEPT)
+    room = comfy.model_management.get_total_memory(device) * ROOM - model.model_size()
+    return max(1, int(room / row))

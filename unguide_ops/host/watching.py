@@ -1,0 +1,81 @@
+"""What the running node shows of a long job, and Cancel."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.utils
+import latent_preview
+import numpy
+import torch
+from comfy_execution.utils import get_executing_context
+
+Interrupted = comfy.model_management.InterruptProcessingException
+
+
+class Watch:
+    """Shows on the running node how far a long job is: a bar, words below it, a picture. It obeys Cancel."""
+
+    def __init__(self, picture_every: int = 0):
+        """A picture at most every so many units of work; 0: none."""
+        self._every = picture_every
+        self._latent: torch.Tensor | None = None
+        self._shown = 0
+
+    def begin(self, total: int, latent_format=None) -> None:
+        """The job is so many units long. Pictures need the model's latent format."""
+        self._latent_format, self._total, self._began = latent_format, total, time.monotonic()
+        self._bar = comfy.utils.ProgressBar(total)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def picture(self, x0: torch.Tensor) -> None:
+        """What the pictures look like now, as latents of the model [N, ...]."""
+        self._latent = x0
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def done(self, count: int, words: str = "") -> None:
+        """So many units are done."""
+        preview = None
+        if self._every and self._latent is not None and (not self._shown or count - self._shown >= self._every):
+            preview, self._shown, self._latent = preview_of(self._latent_format, self._latent), count, None
+        left = (time.monotonic() - self._began) / count * (self._total - count)
+        self.show(count, ", ".join(filter(None, (f"{count} of {self._total}", words, f"{left:.0f} s left"))), preview)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def show(self, count: int, words: str, preview) -> None:
+        """Hand it to the host; `preview` as its own previews are, or None."""
+        self._bar.update_absolute(count, self._total, preview)
+        say_on_node(words)
+
+
+def preview_of(latent_format, x0: torch.Tensor):
+    """The first of the latents [N, ...] as the host's sampling previews show it, also when those are switched off."""
+    previewer = latent_preview.get_previewer(x0.device, latent_format)
+    if previewer is None and latent_format.latent_rgb_factors is not None:
+        previewer = latent_preview.Latent2RGBPreviewer(
+            latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+        )
+    return previewer and previewer.decode_latent_to_preview_image("JPEG", x0)
+
+
+def decoder(model, vae) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from MODEL's latents [N, ...] to pictures [N, H, W, 3] in [0, 1]; rough ones without a VAE."""
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        if vae is not None:
+            pictures = vae.decode(model.model.process_latent_out(latents))
+            return pictures.reshape(-1, *pictures.shape[-3:])[..., :3]
+        rough = (preview_of(model.model.latent_format, latent[None]) for latent in latents)
+        return torch.stack([torch.from_numpy(numpy.asarray(it[1].convert("RGB")).copy()) for it in rough]) / 255
+
+    return decode
+
+
+def say_on_node(text: str) -> None:
+    """Show text on the node that is running, in place of what it said before."""
+    context = get_executing_context()
+    if context is not None and "server" in sys.modules:  # a host without its server has no one to tell
+        sys.modules["server"].PromptServer.instance.send_progress_text(text, context.node_id)
