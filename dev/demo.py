@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the demo; 0 when it ran to its end."""
     began = time.monotonic()
-    concepts = {name: read_concept(name) for name in presets()}
+    concepts = {name: read_concept(name) for name in classes()}
     unknown = [name for name in options.concepts if name not in concepts]
     if unknown:
         raise DevError(f"there is no preset {unknown[0]!r}: choose from {', '.join(concepts)}.")
@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def presets() -> list[str]:
-    """The names of the shipped prompt files."""
-    return sorted(path.stem for path in (ROOT / "prompts").glob("*.json"))
+def classes() -> list[str]:
+    """The classes that the embedded model can forget: each is a shipped prompt file too."""
+    return sorted(json.loads((ROOT / "prompts" / "benchmark" / "words.json").read_text(encoding="utf-8"))["classes"])
 
 
 def read_concept(name: str) -> dict:

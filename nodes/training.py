@@ -51,7 +51,8 @@ CONTROLS = (
     ),
     _float(
         "negative_guidance", 0.0, 100.0, 0.1, "How far the LoRA is pushed beyond the reference, away from the target "
-        "(g in the paper).",
+        "(g in the paper, which takes 2). 0: it draws what the reference prompt draws, and sampling with w = -1 does "
+        "the pushing.",
     ),
     _float("start_guidance", 1.0, 100.0, 0.1, "cfg of the unfinished pictures that the LoRA is trained on."),
     _int("steps", 2, 1000, "Steps of these pictures' schedule (the paper: 50)."),
@@ -95,7 +96,8 @@ class UnGuideTrainLoRA(io.ComfyNode):
                     options=[*settings.PRESETS, CUSTOM],
                     default="object",
                     tooltip="Sets all controls below `seed`, up to `retain_prompts`, at once. 'As in the paper' is the "
-                    "published procedure, at fourteen times the cost. Custom: the controls count as they are.",
+                    "published procedure, at fourteen times the cost. Custom: the controls count as they are, and "
+                    "so a control that you change makes the preset custom.",
                 ),
                 *size_inputs("the pictures trained on: the model's native size"),
                 seed_input("The same seed and settings give the same LoRA."),
@@ -135,7 +137,8 @@ class UnGuideTrainLoRA(io.ComfyNode):
     def execute(cls, model, concept, preset, preview_every=10, grid_steps=10, resume=None, vae=None, **controls):
         """The trained LoRA, its loss curve, a report and a grid."""
         chosen = settings.TrainingSettings(**controls) if preset == CUSTOM else settings.preset(preset, **controls)
-        trained = train(model, concept, chosen, resume=resume, watch=host.Watch(preview_every))
+        watch = host.Watch(preview_every)
+        trained = train(model, concept, chosen, resume=resume, watch=watch)
         if trained.stopped == CANCELLED:
             keep(trained)
             raise host.Interrupted
@@ -144,6 +147,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
         grid, cost = curve, 0
         if grid_steps:
             grid, cost = showcase(model, trained.lora, concept, latent, grid_steps, host.decoder(model, vae))
+            watch.last_picture(grid)
         report = json.dumps({"preset": preset, **trained.report(), "evaluations_grid": cost}, indent=1)
         return io.NodeOutput(trained.lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))
 

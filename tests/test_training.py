@@ -117,7 +117,8 @@ def test_as_in_the_paper_an_iteration_is_a_new_trajectory_and_three_evaluations(
     for _ in range(4):
         stops.append(int(torch.randperm(5, generator=generator)[0]))
         torch.randn(host.empty_latent(model, 64, 64).shape, generator=generator)
-        torch.randperm(len(concept.concept.retained), generator=generator)
+        torch.randperm(len(concept.concept.kept), generator=generator)
+        torch.rand((), generator=generator)
         torch.randperm(1, generator=generator)
     assert trained.evaluations == sum(2 * stop + 3 for stop in stops)
     assert pair.rank == 1 and all(it.retain == 0 for it in trained.monitor.history)

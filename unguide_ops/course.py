@@ -14,6 +14,9 @@ from .concept import EncodedConcept
 from .lessons import Lessons, lessons_at, trajectory
 from .settings import TrainingSettings
 
+NEUTRAL_SHARE = 0.25
+"""Of the latents, at which the neutral prompt is retained: it is one side of the guidance of every picture."""
+
 
 @dataclass
 class Course:
@@ -54,9 +57,12 @@ class Course:
 
     def some_retained(self) -> list[str]:
         """`retain_prompts` random ones of the concept's retained prompts; none if they have no weight."""
-        retained = self.concept.concept.retained
+        neutral, *kept = self.concept.concept.retained
         number = self.settings.retain_prompts if self.settings.retain_weight else 0
-        return [retained[i] for i in self.shuffled(len(retained))[:number]]
+        some = [kept[i] for i in self.shuffled(len(kept))]
+        if torch.rand((), generator=self.generator) < NEUTRAL_SHARE or len(kept) < number:
+            some.insert(0, neutral)
+        return some[:number]
 
     def shuffled(self, number: int) -> list[int]:
         """0 to number - 1, in random order."""

@@ -13,7 +13,7 @@ from .lessons import Lessons
 
 WINDOW = 20
 
-GONE = 0.8
+GONE = 0.6
 """The erasure from which a target counts as gone (1: the LoRA predicts what the reference prompt would). Guidance
 multiplies it while sampling: on the embedded model the concept is not seen any more from 0.5 or so."""
 

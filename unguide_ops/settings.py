@@ -26,7 +26,7 @@ class TrainingSettings:
     rank: int = 4
     alpha: float = 8.0  # raw multiplier of the low-rank change
     targets: str = targets.CROSS_ATTENTION
-    negative_guidance: float = 2.0  # g of the objective
+    negative_guidance: float = 0.0  # g of the objective; sampling with w = -1 adds 1
     start_guidance: float = 9.0  # CFG of the trajectory that the latents are taken from
     steps: int = 10  # of that trajectory's DDIM schedule
     width: int = 512  # pixels
@@ -67,10 +67,12 @@ class TrainingSettings:
 
 OBJECT = TrainingSettings()
 PAPER_OBJECT = TrainingSettings(
-    iterations=200, learning_rate=3e-5, rank=1, steps=50, schedule=CONSTANT, initialisation=RANDOM, batch_size=1,
-    reuse=1, train_synonyms=False, retain_weight=0.0, retain_prompts=0,
+    iterations=200, learning_rate=3e-5, rank=1, negative_guidance=2.0, steps=50, schedule=CONSTANT,
+    initialisation=RANDOM, batch_size=1, reuse=1, train_synonyms=False, retain_weight=0.0, retain_prompts=0,
 )  # fmt: skip
-NUDITY = replace(OBJECT, targets=targets.ALL_BUT_CROSS_ATTENTION, learning_rate=0.003)  # so many layers add up
+NUDITY = replace(  # so many layers add up
+    OBJECT, targets=targets.ALL_BUT_CROSS_ATTENTION, learning_rate=0.003, negative_guidance=2.0
+)
 PAPER_NUDITY = replace(PAPER_OBJECT, targets=targets.ALL_BUT_CROSS_ATTENTION)
 PRESETS = {"object": OBJECT, "nudity": NUDITY, "object, as in the paper": PAPER_OBJECT,
            "nudity, as in the paper": PAPER_NUDITY}  # fmt: skip

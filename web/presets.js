@@ -1,33 +1,46 @@
-// UnGuide Train LoRA: a preset fills in the controls that it sets, and locks them; "custom" unlocks them as they stand.
+// UnGuide Train LoRA: a preset fills in the controls that it sets; touching one of them makes it "custom".
 import { app } from "../../scripts/app.js";
 
+const CUSTOM = "custom";
 const presets = fetch(new URL("presets.json", import.meta.url)).then((answer) => answer.json());
 
-async function apply(node) {
-  const values = await presets;
-  const chosen = values[node.widgets.find((widget) => widget.name === "preset").value];
-  const controls = Object.keys(Object.values(values)[0]);
-  for (const widget of node.widgets.filter((widget) => controls.includes(widget.name))) {
-    widget.disabled = chosen !== undefined;
-    if (chosen) widget.value = chosen[widget.name];
-  }
-  node.setDirtyCanvas(true, true);
+function follow(widget, done) {
+  const before = widget.callback;
+  widget.callback = function (...args) {
+    const result = before?.apply(this, args);
+    done();
+    return result;
+  };
 }
+
+async function connect(node) {
+  const values = await presets;
+  const preset = node.widgets.find((widget) => widget.name === "preset");
+  const names = Object.keys(Object.values(values)[0]);
+  const controls = node.widgets.filter((widget) => names.includes(widget.name));
+  node.fillIn = () => {
+    const chosen = values[preset.value];
+    if (chosen) for (const control of controls) control.value = chosen[control.name];
+    node.setDirtyCanvas(true, true);
+  };
+  follow(preset, node.fillIn);
+  for (const control of controls)
+    follow(control, () => {
+      const chosen = values[preset.value];
+      if (chosen && chosen[control.name] !== control.value) preset.value = CUSTOM;
+      node.setDirtyCanvas(true, true);
+    });
+  node.fillIn();
+}
+
+const ours = (node) => node.comfyClass === "UnGuideTrainLoRA";
 
 app.registerExtension({
   name: "unguide.presets",
   nodeCreated(node) {
-    if (node.comfyClass !== "UnGuideTrainLoRA") return;
-    const preset = node.widgets.find((widget) => widget.name === "preset");
-    const before = preset.callback;
-    preset.callback = function (...args) {
-      const result = before?.apply(this, args);
-      apply(node);
-      return result;
-    };
-    apply(node);
+    if (ours(node)) connect(node);
   },
   loadedGraphNode(node) {
-    if (node.comfyClass === "UnGuideTrainLoRA") apply(node);
+    if (ours(node)) node.fillIn?.();
   },
 });

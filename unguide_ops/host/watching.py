@@ -12,6 +12,7 @@ import latent_preview
 import numpy
 import torch
 from comfy_execution.utils import get_executing_context
+from PIL import Image
 
 Interrupted = comfy.model_management.InterruptProcessingException
 
@@ -41,9 +42,16 @@ class Watch:
         preview = None
         if self._every and self._latent is not None and (not self._shown or count - self._shown >= self._every):
             preview, self._shown, self._latent = preview_of(self._latent_format, self._latent), count, None
-        left = (time.monotonic() - self._began) / count * (self._total - count)
-        self.show(count, ", ".join(filter(None, (f"{count} of {self._total}", words, f"{left:.0f} s left"))), preview)
+        seconds = (time.monotonic() - self._began) / count * (self._total - count)
+        left = f"{seconds:.0f} s left" if count < self._total else ""
+        self.show(count, ", ".join(filter(None, (f"{count} of {self._total}", words, left))), preview)
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def last_picture(self, picture: torch.Tensor) -> None:
+        """The job's result, IMAGE [1, H, W, 3], in place of the last preview: the page keeps showing that one."""
+        if self._shown:
+            image = Image.fromarray((picture[0].clamp(0, 1) * 255).byte().cpu().numpy())
+            self._bar.update_absolute(self._total, self._total, ("JPEG", image, None))
 
     def show(self, count: int, words: str, preview) -> None:
         """Hand it to the host; `preview` as its own previews are, or None."""
