@@ -31,6 +31,7 @@ ABLATION: dict[str, tuple[str, dict]] = {
     ),
     "target alone, no synonyms": ("object", {"train_synonyms": False}),
     "a trajectory each iteration": ("object", {"reuse": 1}),
+    "negative guidance 2, the paper's": ("object", {"negative_guidance": 2.0}),
     "half the iterations": ("object", {"iterations": 30}),
     "rank 1": ("object", {"rank": 1}),
     "rank 16": ("object", {"rank": 16}),
