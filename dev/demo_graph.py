@@ -111,7 +111,7 @@ def forget_graph(concept: str, prompts: list[str], pictures: int, folder: str, *
         lora=lora,
         clip=clip,
         prompts="\n".join(prompt or '""' for prompt in prompts),
-        seeds=4,
+        seeds=1,
         seed=0,
         steps=50,
         probe_steps=10,

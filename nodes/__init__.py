@@ -1,5 +1,6 @@
 """What an artist sees: schema, tooltips, and one call into unguide_ops each."""
 
+from .calibrate import UnGuideCalibrate
 from .concept import UnGuideConcept
 from .demo_model import UnGuideDemoModel
 from .lora import UnGuideLoadLoRA, UnGuideSaveLoRA
@@ -13,6 +14,7 @@ NODES = [
     UnGuideTrainLoRA,
     UnGuideSaveLoRA,
     UnGuideLoadLoRA,
+    UnGuideCalibrate,
     UnGuideStabilityProbe,
     UnGuidance,
     UnGuidanceKSampler,

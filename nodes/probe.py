@@ -4,7 +4,7 @@ import json
 
 from comfy_api.latest import io, ui
 
-from ..unguide_ops import figures, gate
+from ..unguide_ops import figures, gate, host
 from ..unguide_ops.concept import lines
 from ..unguide_ops.probe import ProbeSettings, probe
 from .sockets import CATEGORY, LoRASocket, seed_input, size_inputs, w_inputs
@@ -24,7 +24,9 @@ class UnGuideStabilityProbe(io.ComfyNode):
             "The list outputs hold one entry a prompt, in order: link them to run the nodes behind once a prompt.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model, without the LoRA."),
-                LoRASocket.Input("lora", tooltip="The concept LoRA."),
+                LoRASocket.Input(
+                    "lora", tooltip="The concept LoRA, calibrated (as trained here) unless the mode is paper."
+                ),
                 io.Clip.Input("clip", tooltip="The same checkpoint's text encoder."),
                 io.String.Input(
                     "prompts",
@@ -34,40 +36,44 @@ class UnGuideStabilityProbe(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "seeds",
-                    default=4,
+                    default=1,
                     min=1,
                     max=1000,
-                    tooltip="Noises to average over. The paper takes 30 for objects, 10 for nudity.",
+                    tooltip="Noises to average over. One will do when calibrated; the paper takes 30 for objects, 10 "
+                    "for nudity.",
                 ),
                 seed_input("The first of the seeds."),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Steps of the full schedule."),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=1000, tooltip="Mode paper only: steps of the full schedule."
+                ),
                 io.Int.Input(
                     "probe_steps",
                     default=10,
                     min=0,
                     max=999,
-                    tooltip="How many of them the base takes before predictions are compared.",
+                    tooltip="Mode paper only: how many of them the base takes before predictions are compared.",
                 ),
-                io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance of these steps."),
+                io.Float.Input(
+                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance of the pictures to be made."
+                ),
                 *size_inputs("the pictures to be made"),
                 io.Combo.Input(
                     "mode",
                     options=list(gate.MODES),
-                    default=gate.GUIDANCE_COSINE,
+                    default=gate.CALIBRATED,
                     optional=True,
-                    tooltip="guidance cosine: does the prompt pull the base the way the target prompt does? "
-                    "change cosine: does the LoRA change the prompt's prediction as it changes the "
-                    "target's? Both are calibrated on prompts that the concept preserves. paper: is the "
-                    "LoRA's change larger than under the empty prompt?",
+                    tooltip="calibrated: does the LoRA change the prompt's prediction as it changes the target's, more "
+                    "than it does everyday prompts'? paper: is its change larger than under the empty prompt?",
                 ),
                 io.Float.Input(
                     "false_positive_rate",
-                    default=0.001,
+                    default=ProbeSettings.false_positive_rate,
                     min=0.0001,
                     max=0.5,
                     step=0.0001,
                     optional=True,
-                    tooltip="How often an unrelated prompt may be taken for the concept. Not used by mode paper.",
+                    tooltip="Mode calibrated only: how often an everyday prompt may be taken for the concept. Higher: "
+                    "the gate finds more names for it, and more things close by.",
                 ),
                 *w_inputs(),
             ],
@@ -76,8 +82,10 @@ class UnGuideStabilityProbe(io.ComfyNode):
                 io.Boolean.Output(
                     display_name="erased", is_output_list=True, tooltip="For each prompt: does it touch the concept?"
                 ),
-                io.String.Output(display_name="report", tooltip="Scores and decisions as JSON."),
-                io.Image.Output(display_name="chart", tooltip="Scores, spread and threshold."),
+                io.String.Output(display_name="report", tooltip="Scores, decisions and why, as JSON."),
+                io.Image.Output(
+                    display_name="chart", tooltip="What the LoRA does to known prompts and to these, and the threshold."
+                ),
                 io.String.Output(display_name="prompt", is_output_list=True, tooltip="The prompts, one by one."),
             ],
         )
@@ -89,16 +97,17 @@ class UnGuideStabilityProbe(io.ComfyNode):
         if not prompts:
             raise ValueError("`prompts` is empty: write the prompts to decide, one a line.")
         settings = ProbeSettings(**settings)
-        if settings.probe_steps >= settings.steps:
+        if settings.mode == gate.PAPER and settings.probe_steps >= settings.steps:
             raise ValueError(
                 f"`probe_steps` is {settings.probe_steps}, but the schedule has only {settings.steps} `steps`: "
                 f"probe early, after a fifth of them or so."
             )
-        found = probe(model, lora, clip, prompts, settings)
-        erased = found.erased()
-        weights = [w_erased if e else w_unrelated for e in erased]
+        found = probe(model, lora, lambda prompt: host.encode(clip, prompt), prompts, settings)
+        erased = [reading.erased for reading in found.readings]
+        weights = [w_erased if it else w_unrelated for it in erased]
         report = found.report(weights)
-        chart = figures.probe_chart(report)
+        chart = figures.probe_chart(report, lora.calibration if settings.mode == gate.CALIBRATED else None)
+        host.say_on_node("\n".join([*found.warnings, *(it["why"] for it in report["prompts"])]))
         return io.NodeOutput(
             weights, erased, json.dumps(report), chart, list(prompts), ui=ui.PreviewImage(chart, cls=cls)
         )

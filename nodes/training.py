@@ -5,6 +5,7 @@ import json
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import figures, files, host, settings, targets
+from ..unguide_ops.calibrate import calibrate
 from ..unguide_ops.showcase import showcase
 from ..unguide_ops.training import CANCELLED, Training, train
 from .sockets import CATEGORY, ConceptSocket, LoRASocket, seed_input, size_inputs
@@ -142,14 +143,25 @@ class UnGuideTrainLoRA(io.ComfyNode):
         if trained.stopped == CANCELLED:
             keep(trained)
             raise host.Interrupted
+        try:
+            return cls.finish(model, concept, trained, preset, chosen, grid_steps, vae, watch)
+        except host.Interrupted:
+            keep(trained)
+            raise
+
+    @classmethod
+    def finish(cls, model, concept, trained, preset, chosen, grid_steps, vae, watch):
+        """Calibrate the LoRA's gate, and show what it does."""
+        lora, calibrating = calibrate(model, trained.lora, concept, chosen.width, chosen.height)
         curve = figures.loss_curve(trained.monitor.history, 1 + chosen.negative_guidance)
         latent = host.empty_latent(model, chosen.width, chosen.height)
         grid, cost = curve, 0
         if grid_steps:
-            grid, cost = showcase(model, trained.lora, concept, latent, grid_steps, host.decoder(model, vae))
+            grid, cost = showcase(model, lora, concept, latent, grid_steps, host.decoder(model, vae))
             watch.last_picture(grid)
-        report = json.dumps({"preset": preset, **trained.report(), "evaluations_grid": cost}, indent=1)
-        return io.NodeOutput(trained.lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))
+        costs = {"evaluations_calibration": calibrating, "evaluations_grid": cost}
+        report = json.dumps({"preset": preset, **trained.report(), **costs}, indent=1)
+        return io.NodeOutput(lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))
 
 
 def keep(trained: Training) -> None:

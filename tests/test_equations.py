@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from scipy.stats import t as student
 from unguide.unguide_ops import gate, monitor, objective
 from unguide.unguide_ops.guidance import blend
 from unguide.unguide_ops.initialisation import concept_directions, loudness
@@ -79,26 +80,35 @@ def test_erasure_at_its_landmarks(base, reference, g):
         assert monitor.erasure(predicted, base, reference).tolist() == pytest.approx([share, share], abs=1e-6)
 
 
-def test_cosine_scores_at_their_landmarks():
+def test_scores_at_their_landmarks():
     base, change = torch.randn(4, 2, 3), torch.randn(4, 2, 3)
-    assert torch.allclose(gate.change_cosine(base, base + change, base, base + 3 * change), torch.ones(4))
-    assert torch.allclose(gate.change_cosine(base, base + change, base, base - change), -torch.ones(4))
-    assert torch.allclose(gate.guidance_cosine(base + change, base + 2 * change, base), torch.ones(4), atol=1e-5)
+    for share in (1.0, 0.0, 0.4, -1.0):
+        assert torch.allclose(gate.response(base, base + share * change, base, base + change), torch.full((4,), share))
+    across = torch.randn(4, 6) @ (torch.eye(6) - torch.nn.functional.normalize(change[:1].flatten(1)).T.mm(
+        torch.nn.functional.normalize(change[:1].flatten(1))))  # fmt: skip
+    moved = base[:1] + 9 * across[:1].view(1, 2, 3)
+    assert gate.response(base[:1], moved, base[:1], base[:1] + change[:1]).abs() < 1e-4
     assert torch.allclose(gate.change_norm(base, base + change), change.flatten(1).norm(dim=1), atol=1e-5)
 
 
-def test_the_calibrated_threshold_holds_its_false_positive_rate():
-    controls = torch.tanh(0.3 + 0.4 * torch.randn(20000, generator=torch.Generator().manual_seed(0)))
+def test_the_threshold_holds_its_false_positive_rate():
+    unrelated = student.rvs(gate.TAILS, 0.05, 0.1, size=200_000, random_state=0).tolist()
     for rate in (0.2, 0.05, 0.01):
-        share = (controls > gate.calibrated_threshold(controls, rate)).float().mean().item()
-        assert share == pytest.approx(rate, abs=0.005)
+        limit = gate.threshold(unrelated, rate)
+        assert sum(score > limit for score in unrelated) / 200_000 == pytest.approx(rate, rel=0.2)
 
 
-def test_the_fewer_controls_the_higher_the_threshold_and_too_few_are_refused():
-    few = torch.tensor([-0.2, 0.0, 0.2])
-    assert gate.calibrated_threshold(few, 0.01) > gate.calibrated_threshold(few.repeat(5), 0.01)
-    with pytest.raises(ValueError, match="at least 2 under `preserve`"):
-        gate.calibrated_threshold(few[:2], 0.01)
+def test_the_fewer_scores_are_known_the_higher_the_threshold_and_too_few_are_refused():
+    few = [-0.2, 0.0, 0.2]
+    assert gate.threshold(few, 0.01) > gate.threshold(few * 5, 0.01)
+    with pytest.raises(ValueError, match="scores of 2 unrelated prompts"):
+        gate.threshold(few[:2], 0.01)
+
+
+def test_odds_are_even_halfway_and_grow_with_the_score():
+    unrelated, erased = [0.0, 0.1, -0.1], [0.9, 1.1]
+    low, even, high = (gate.log_odds(score, unrelated, erased) for score in (0.2, 0.5, 0.8))
+    assert even == pytest.approx(0.0, abs=1e-9) and low == pytest.approx(-high) and high > 5
 
 
 @given(st.integers(1, 4), st.integers(4, 9), st.integers(4, 9), st.floats(0.1, 9))

@@ -1,91 +1,160 @@
 """The stability probe: the published procedure to the letter, and decisions that hold."""
 
+import dataclasses
+
 import comfy.model_management
 import pytest
 import torch
 from diffusers_terms import ddim_in_diffusers_terms
 from unguide.demo_model import load_demo_model
-from unguide.unguide_ops import figures, gate, host
-from unguide.unguide_ops.lora import ConceptLoRA
-from unguide.unguide_ops.probe import ProbeSettings, control_prompts, probe
+from unguide.unguide_ops import figures, files, gate, host, settings
+from unguide.unguide_ops.calibrate import calibrate
+from unguide.unguide_ops.concept import Concept
+from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
+from unguide.unguide_ops.probe import ProbeSettings, Walk, measure, probe, response
+from unguide.unguide_ops.training import train
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 SMALL = {"width": 64, "height": 64, "seeds": 2}
 
 
+def encode_with(clip):
+    return lambda prompt: host.encode(clip, prompt)
+
+
+def merged_with(lora, model):
+    """A second diffusion model with the LoRA in its weights."""
+    merged = load_demo_model()[0].model.diffusion_model
+    for name, pair in lora.pairs.items():
+        merged.get_submodule(host.module_paths(model)[name]).weight.data += pair.alpha * pair.up @ pair.down
+    return merged
+
+
+@pytest.fixture(scope="module")
+def trained(model, concept):
+    """The cat forgotten, and calibrated."""
+    with torch.inference_mode():
+        lora = train(model, concept, settings.preset("object", width=64, height=64)).lora
+        return calibrate(model, lora, concept, 64, 64)[0]
+
+
 def test_paper_mode_is_the_published_procedure(model, clip, lora):
     """Ten of 50 DDIM steps as diffusers takes them, then the difference to a second model with the LoRA merged."""
-    merged = load_demo_model()[0].model
-    for name, pair in lora.pairs.items():
-        linear = merged.diffusion_model.get_submodule(host.module_paths(model)[name])
-        linear.weight.data += pair.alpha * pair.up @ pair.down
+    merged = merged_with(lora, model)
 
     def score(prompt, seed):
         noise = torch.randn(1, 24, 8, 8, generator=torch.Generator().manual_seed(seed))
         cond, uncond = host.encode(clip, prompt)[0][0], host.encode(clip, "")[0][0]
         unet = model.model.diffusion_model
         x, t = ddim_in_diffusers_terms(unet, noise, cond, uncond, cfg=7.5, steps=50, stop=10)
-        return (merged.diffusion_model(x, t, context=cond) - unet(x, t, context=cond)).norm().item()
+        return (merged(x, t, context=cond) - unet(x, t, context=cond)).norm().item()
 
-    found = probe(model, lora, clip, [CAT, DOG], ProbeSettings(mode=gate.PAPER, seed=7, **SMALL))
-    for reading in [*found.readings, *found.controls]:
-        assert reading.scores.tolist() == pytest.approx([score(reading.prompt, s) for s in (7, 8)], rel=1e-3)
-    assert [control.prompt for control in found.controls] == [""]
-    assert found.threshold == pytest.approx(found.controls[0].score)
+    found = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, seed=7, **SMALL))
+    for reading in found.readings:
+        assert [s for (s,) in reading.scores] == pytest.approx([score(reading.prompt, s) for s in (7, 8)], rel=1e-3)
+        assert reading.threshold == pytest.approx(sum(score("", s) for s in (7, 8)) / 2, rel=1e-3)
     assert found.evaluations == 3 * 2 * (10 * 2 + 2)
 
 
-@pytest.mark.parametrize("mode", [gate.GUIDANCE_COSINE, gate.CHANGE_COSINE])
-def test_the_target_itself_scores_1(model, clip, lora, mode):
-    found = probe(model, lora, clip, [CAT, DOG], ProbeSettings(mode=mode, **SMALL))
-    assert found.readings[0].score == pytest.approx(1.0, abs=0.01)
-    assert found.readings[1].score < 0.9
-    assert len(found.controls) >= 12
+def test_calibrated_mode_finds_every_name_and_spares_other_classes(model, clip, trained):
+    concept = Concept.model_validate(trained.concept)
+    prompts = [*concept.erased, *concept.other]
+    found = probe(model, trained, encode_with(clip), prompts, ProbeSettings(**SMALL))
+    assert [reading.erased for reading in found.readings] == [True] * 4 + [False] * 10
+    assert found.readings[0].score == pytest.approx(1.0, abs=0.01) and found.readings[0].probability > 0.99
+    assert abs(found.readings[-1].score) < 0.2 and found.readings[-1].probability < 0.01
+    assert found.evaluations == 14 * 2 * 12 + 2 * 2  # base and LoRA thrice, cond and "" on the way, the target's pairs
+    assert found.readings[0].evaluations - 5 * 2 <= 2 * 10  # beyond what plain CFG evaluates at these steps
+    assert not found.warnings
 
 
-def test_guidance_cosine_finds_synonyms_and_spares_other_classes(model, clip, lora, concept):
-    prompts = [CAT, *concept.concept.synonyms, *concept.concept.other]
-    found = probe(model, lora, clip, prompts, ProbeSettings(**SMALL))
-    assert found.erased() == [True] * 4 + [False] * 10
-    assert found.evaluations == (13 * 2 + len(found.controls) - 1 + 2) * 23  # 10 steps of 2, then 3
+def test_the_response_is_the_definition_written_out(model, clip, trained):
+    """At pure noise, with a second model that has the LoRA merged."""
+    merged = merged_with(trained, model)
+    x = torch.randn(1, 24, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([999.0])
+
+    def change(context):
+        return (merged(x, t, context=context) - model.model.diffusion_model(x, t, context=context)).flatten()
+
+    target = host.unpack_conditioning(trained.target_prompt)[0][0]
+    ours, goal = change(host.encode(clip, DOG)[0][0]), change(target)
+    walk = Walk(1000, (0,), 7.5, 64, 64)
+    ((measured,),) = measure(model, trained, encode_with(clip), [DOG], 1, 0, walk, response).of(DOG)
+    assert measured == pytest.approx((ours @ goal / (goal @ goal)).item(), rel=0.02, abs=1e-3)
+
+
+def test_a_decision_is_told_in_words(model, clip, trained):
+    report = probe(model, trained, encode_with(clip), [CAT, DOG, ""], ProbeSettings(**SMALL)).report([-1.0, 1.0, 1.0])
+    cat, dog, neutral = (entry["why"] for entry in report["prompts"])
+    assert cat.startswith(f"{CAT}: recognised as the concept. The LoRA changes it 100% as much as its target; from ")
+    assert dog.startswith(f"{DOG}: not the concept, left to the base") and neutral.startswith("the empty prompt: not")
+
+
+def test_a_calibration_survives_the_file_and_says_where_it_does_not_fit(model, clip, trained, tmp_path):
+    files.save_lora(tmp_path / "it.safetensors", trained)
+    loaded = files.load_lora(tmp_path / "it.safetensors")
+    assert loaded.calibration == trained.calibration
+    other = dataclasses.replace(loaded, calibration=loaded.calibration.model_copy(update={"base": "another"}))
+    found = probe(model, other, encode_with(clip), [DOG], ProbeSettings(width=72, height=64))
+    assert len(found.warnings) == 2 and all("UnGuide Calibrate" in warning for warning in found.warnings)
+
+
+def test_any_lora_can_be_calibrated(model, clip, lora, concept):
+    calibrated, evaluations = calibrate(model, ConceptLoRA(lora.pairs), concept, 64, 64, captions=8)
+    assert calibrated.concept["target"] == CAT and calibrated.target_prompt
+    level = calibrated.calibration.levels[0]
+    assert level.target == (pytest.approx(1.0, abs=0.01),) and len(level.synonyms) == 3 and len(level.neutral) <= 8
+    assert len(calibrated.calibration.levels) == 3 and evaluations < 1080
+
+
+def test_a_threshold_between_two_noise_levels_is_between_theirs(trained):
+    high, low = trained.calibration.levels[:2]
+    at = [trained.calibration.threshold(s, 0.01) for s in (high.sigma, (high.sigma * low.sigma) ** 0.5, low.sigma)]
+    assert at[1] == pytest.approx((at[0] + at[2]) / 2)
+    assert trained.calibration.threshold(1e9, 0.01) == at[0]
+
+
+def test_a_lora_that_changes_nothing_or_is_no_number_is_an_error_not_an_unrelated_prompt(model, clip, trained):
+    for value in (0.0, float("nan")):
+        pairs = {name: LowRankPair(it.down, it.up * value, it.alpha) for name, it in trained.pairs.items()}
+        with pytest.raises(ValueError, match="cannot decide"):
+            broken = dataclasses.replace(trained, pairs=pairs)
+            probe(model, broken, encode_with(clip), [DOG], ProbeSettings(**SMALL))
 
 
 def test_scores_do_not_depend_on_how_many_fit_in_memory(model, clip, lora, monkeypatch):
-    together = probe(model, lora, clip, [CAT, DOG], ProbeSettings(mode=gate.PAPER, **SMALL))
+    together = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, **SMALL))
     monkeypatch.setattr(host, "rows_that_fit", lambda *args: 3)
-    apart = probe(model, lora, clip, [CAT, DOG], ProbeSettings(mode=gate.PAPER, **SMALL))
+    apart = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, **SMALL))
     for a, b in zip(together.readings, apart.readings, strict=True):
-        torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(torch.tensor(a.scores), torch.tensor(b.scores), rtol=1e-3, atol=1e-3)
 
 
 def test_a_prompt_s_score_does_not_depend_on_longer_ones_beside_it(model, clip, lora):
     long = ", ".join(["a very long prompt about a dog"] * 30)
     settings = ProbeSettings(mode=gate.PAPER, **SMALL)
-    alone, beside = (probe(model, lora, clip, prompts, settings) for prompts in ([DOG], [DOG, long]))
-    torch.testing.assert_close(alone.readings[0].scores, beside.readings[0].scores, rtol=1e-3, atol=1e-3)
+    alone, beside = (probe(model, lora, encode_with(clip), prompts, settings) for prompts in ([DOG], [DOG, long]))
+    torch.testing.assert_close(
+        torch.tensor(alone.readings[0].scores), torch.tensor(beside.readings[0].scores), rtol=1e-3, atol=1e-3
+    )
 
 
-def test_a_lora_without_its_target_prompt_can_be_probed_by_the_paper_s_mode_only(model, clip, lora):
-    bare = ConceptLoRA(lora.pairs)
-    with pytest.raises(ValueError, match="Set `mode` to 'paper'"):
-        probe(model, bare, clip, [CAT], ProbeSettings(**SMALL))
-    assert probe(model, bare, clip, [CAT], ProbeSettings(mode=gate.PAPER, **SMALL)).readings
+def test_a_lora_without_a_calibration_is_refused_with_the_node_that_makes_one(model, clip, lora):
+    with pytest.raises(ValueError, match="Put UnGuide Calibrate between"):
+        probe(model, lora, encode_with(clip), [CAT], ProbeSettings(**SMALL))
 
 
-def test_the_synonyms_of_a_concept_are_no_control_prompts(lora):
-    tiger = {"target": "a photo of the tiger", "reference": "x", "preserve": ["a photo of the tiger", "a fox", "a cow"]}
-    assert control_prompts(ConceptLoRA(lora.pairs, tiger)) == ["", "a fox", "a cow"]
-
-
-def test_cancel_stops_at_once_and_leaves_the_model_as_it_was(model, clip, lora, sample):
+def test_cancel_stops_at_once_and_leaves_the_model_as_it_was(model, clip, trained, sample):
     before = sample(model)
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        probe(model, lora, clip, [CAT], ProbeSettings(**SMALL))
+        probe(model, trained, encode_with(clip), [CAT], ProbeSettings(**SMALL))
     assert torch.equal(sample(model), before)
 
 
-def test_the_chart_shows_every_prompt(model, clip, lora):
-    report = probe(model, lora, clip, [CAT, DOG, ""], ProbeSettings(**SMALL)).report([-1.0, 1.0, 1.0])
-    chart = figures.probe_chart(report)
+@pytest.mark.parametrize("mode", gate.MODES)
+def test_the_chart_shows_every_prompt_and_the_known_ones(model, clip, trained, mode):
+    found = probe(model, trained, encode_with(clip), [CAT, DOG, ""], ProbeSettings(mode=mode, **SMALL))
+    chart = figures.probe_chart(found.report([-1.0, 1.0, 1.0]), trained.calibration if mode != gate.PAPER else None)
     assert chart.shape[0] == 1 and chart.shape[-1] == 3 and 0 <= chart.min() < chart.max() <= 1

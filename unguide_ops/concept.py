@@ -62,16 +62,17 @@ class Concept(BaseModel):
 
 @dataclass
 class EncodedConcept:
-    """A concept and its encoded prompts: the host's CONDITIONING by prompt."""
+    """A concept, its encoded prompts (the host's CONDITIONING by prompt), and how to encode others."""
 
     concept: Concept
     prompts: dict[str, list]
+    encode: Callable[[str], list]
 
     @classmethod
     def of(cls, concept: Concept, encode: Callable[[str], list]) -> EncodedConcept:
         """The concept with every prompt that training asks for."""
         prompts = (*concept.erased, concept.reference, *concept.retained)
-        return cls(concept, {prompt: encode(prompt) for prompt in prompts})
+        return cls(concept, {prompt: encode(prompt) for prompt in prompts}, encode)
 
     def tokens(self, prompt: str) -> torch.Tensor:
         """A prompt's tokens as cross-attention sees them, [tokens, width], fp32 on the CPU."""
@@ -120,3 +121,13 @@ def concept_from(preset: str | None, target: str, reference: str, synonyms: str,
 def default_preserve() -> tuple[str, ...]:
     """Everyday prompts whose pictures must not change, for concepts that name none."""
     return lines((PROMPTS / "preserve.txt").read_text(encoding="utf-8"))
+
+
+def neutral_captions() -> tuple[str, ...]:
+    """The empty prompt and varied captions of everyday pictures, which mean no concept in particular."""
+    return (NEUTRAL, *lines((PROMPTS / "neutral.txt").read_text(encoding="utf-8")))
+
+
+def spread(prompts: tuple[str, ...], number: int) -> list[str]:
+    """So many of the prompts, at most, evenly picked, the first one always."""
+    return list(prompts[:: max(1, -(-len(prompts) // max(1, number)))])

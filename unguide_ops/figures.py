@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from .calibration import Calibration
 
 ERASED, UNRELATED, CONTROL = "#d1495b", "#2a7f9e", "#9aa5ad"
 
@@ -54,28 +57,77 @@ def _running_mean(values: numpy.ndarray, window: int = 20) -> numpy.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def probe_chart(report: dict) -> torch.Tensor:
-    """A probe's report (`Probe.report`) as one line a prompt: its score, its spread, and the threshold between."""
-    prompts = sorted(report["prompts"], key=lambda p: p["score"])
-    controls = [control["score"] for control in report["controls"]]
-    figure = Figure(figsize=(6.4, 1.6 + 0.26 * max(3, len(prompts))), dpi=100, layout="constrained")
-    axis = figure.subplots()
-    axis.axvspan(report["threshold"], max([report["threshold"], *(p["score"] for p in prompts)]) * 1.05, alpha=0.08,
-                 color=ERASED, linewidth=0)  # fmt: skip
-    axis.axvline(report["threshold"], color="#333333", linewidth=1.2, linestyle="--")
-    axis.text(
-        report["threshold"], len(prompts) + 0.35, f"threshold {report['threshold']:.2f}", ha="center", va="bottom"
-    )
-    axis.scatter(controls, [-1] * len(controls), marker="|", s=120, color=CONTROL)
-    for row, prompt in enumerate(prompts):
-        colour = ERASED if prompt["erased"] else UNRELATED
-        axis.errorbar(prompt["score"], row, xerr=prompt["spread"], fmt="o", color=colour, capsize=2)
-    axis.set_yticks(range(-1, len(prompts)), ["control prompts", *(_short(p["prompt"]) for p in prompts)])
-    axis.set_ylim(-1.6, len(prompts) + 0.2)
-    figure.supxlabel(f"score ({report['mode']}): a prompt beyond the threshold touches the concept", fontsize=10)
-    axis.grid(axis="x", alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+def probe_chart(report: dict, calibration: Calibration | None) -> torch.Tensor:
+    """A probe's report (`Probe.report`): the prompts' scores among those of known prompts, and their course."""
+    return _gate_chart(report["prompts"], calibration, report["prompts"][0]["threshold"])
+
+
+def calibration_chart(calibration: Calibration, false_positive_rate: float) -> torch.Tensor:
+    """The scores of known prompts, the threshold that follows, and their course."""
+    thresholds = [calibration.threshold(level.sigma, false_positive_rate) for level in calibration.levels]
+    return _gate_chart([], calibration, fmean(thresholds))
+
+
+def _gate_chart(prompts: list[dict], calibration: Calibration | None, threshold: float) -> torch.Tensor:
+    """Above, a line for each group of known prompts and for each prompt; below, the course over the first steps."""
+    prompts = sorted(prompts, key=lambda p: p["score"])
+    known = _known(calibration) if calibration else []
+    number, unit = len(known) + len(prompts), 100 if calibration else 1
+    heights = [0.9 + 0.27 * number] + [2.0] * bool(calibration)
+    figure = Figure(figsize=(6.4, sum(heights) + 0.3), dpi=100, layout="constrained")
+    axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    _scores(axes[0], known, prompts, threshold * unit, unit)
+    if calibration:
+        _course(axes[1], calibration, prompts, threshold * unit)
+        axes[0].set_xlabel("change by the LoRA, % of the target's")
+    else:
+        axes[0].set_xlabel("change by the LoRA, L2")
+    for axis in axes:
+        axis.grid(axis="x", alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
     return to_image(figure)
+
+
+def _known(calibration: Calibration) -> list[tuple[str, str, list[float]]]:
+    """The groups of known prompts: label, colour, mean score over the noise levels of each."""
+    groups = (("neutral", "everyday captions", CONTROL), ("preserved", "preserved", UNRELATED),
+              ("synonyms", "synonyms", ERASED), ("target", "target", ERASED))  # fmt: skip
+    means = ((label, colour, numpy.mean([getattr(level, name) for level in calibration.levels], 0))
+             for name, label, colour in groups)  # fmt: skip
+    return [(label, colour, list(them)) for label, colour, them in means if len(them)]
+
+
+def _scores(axis, known, prompts: list[dict], threshold: float, unit: int) -> None:
+    every = [*(score for *_, them in known for score in them), *(p["score"] for p in prompts)]
+    low, high = min([0.0, *every]) * unit, max(every) * unit
+    room = 0.06 * (high - low)
+    axis.axvspan(threshold, max(high, threshold) + room, alpha=0.08, color=ERASED, linewidth=0)
+    axis.axvline(threshold, color="#333333", linewidth=1.2, linestyle="--")
+    for row, (_, colour, them) in enumerate(known):
+        axis.scatter([score * unit for score in them], [row] * len(them), marker="|", s=90, color=colour, alpha=0.7)
+    for row, prompt in enumerate(prompts, len(known)):
+        colour = ERASED if prompt["erased"] else UNRELATED
+        axis.errorbar(prompt["score"] * unit, row, xerr=prompt["spread"] * unit, fmt="o", color=colour, capsize=2)
+    labels = [*(label for label, *_ in known), *(_short(p["prompt"]) for p in prompts)]
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(-0.7, len(labels) - 0.3)
+    axis.set_xlim(low - room, max(high, threshold) + room)
+    of = f"threshold {threshold:.0f} %" if unit == 100 else f"threshold {threshold:.2f}"
+    axis.set_title(f"{of}: a prompt beyond it means the concept", fontsize=10)
+
+
+def _course(axis, calibration: Calibration, prompts: list[dict], threshold: float) -> None:
+    steps = numpy.arange(1, len(calibration.levels) + 1)
+    for name, colour in (("unrelated", CONTROL), ("erased", ERASED)):
+        them = [numpy.array(getattr(level, name)) * 100 for level in calibration.levels]
+        axis.fill_between(steps, [t.min() for t in them], [t.max() for t in them], color=colour, alpha=0.15, lw=0)
+    for prompt in prompts:
+        colour = ERASED if prompt["erased"] else UNRELATED
+        axis.plot(steps, [at["score"] * 100 for at in prompt["course"]], "o-", color=colour, markersize=3, alpha=0.8)
+    axis.axhline(threshold, color="#333333", linewidth=1.2, linestyle="--")
+    axis.set_xticks(steps)
+    axis.set_ylabel("change, %")
+    axis.set_xlabel(f"step (of {calibration.steps}); shaded: the known prompts")
 
 
 def _short(prompt: str, longest: int = 40) -> str:

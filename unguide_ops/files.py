@@ -14,14 +14,17 @@ import tempfile
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 
+from .calibration import Calibration
 from .lora import ConceptLoRA, LowRankPair
 
-KEY = "unguide"  # of the one metadata entry: JSON with version, concept, training, target_prompt
+KEY = "unguide"  # of the one metadata entry: JSON with version, concept, training, target_prompt, calibration
 VERSION = 1
 LARGEST_FILE = 4_000_000_000  # bytes
+LARGEST_METADATA = 50_000_000  # characters
 SUFFIXES = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))  # kohya, peft
 
 
@@ -37,6 +40,7 @@ def save_lora(path: Path, lora: ConceptLoRA) -> None:
         "concept": lora.concept,
         "training": lora.training,
         "target_prompt": base64.b64encode(save(lora.target_prompt)).decode(),
+        "calibration": lora.calibration and lora.calibration.model_dump(mode="json"),
     }
     metadata = {KEY: json.dumps(about, sort_keys=True)}  # a single entry: safetensors writes several in any order
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,14 +85,26 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) ->
         raise ValueError(f"it holds `{next(iter(tensors))}`, and only plain low-rank pairs can be switched on and off.")
     if not pairs:
         raise ValueError("it holds no low-rank pairs.")
-    about = json.loads(metadata.get(KEY, "{}"))
+    about = metadata.get(KEY, "{}")
+    if len(about) > LARGEST_METADATA:
+        raise ValueError(f"its metadata is longer than {LARGEST_METADATA} characters.")
+    about = json.loads(about)
     packed = base64.b64decode(about.get("target_prompt", ""), validate=True)
     return ConceptLoRA(
         pairs,
         concept=dict(about.get("concept", {})),
         training=dict(about.get("training", {})),
         target_prompt=load(packed) if packed else {},
+        calibration=about.get("calibration") and _calibration(about["calibration"]),
     )
+
+
+def _calibration(fields: dict) -> Calibration:
+    try:
+        return Calibration.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"its calibration is malformed: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
 
 
 def _pair(down: torch.Tensor, up: torch.Tensor | None, alpha: torch.Tensor | None, name: str) -> LowRankPair:

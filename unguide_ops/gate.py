@@ -1,19 +1,22 @@
 """From scores to a decision: does a prompt touch the erased concept? Pure torch.
 
-Every score compares predictions at one latent and is higher the more the prompt touches the concept. c is the prompt,
-c* the target prompt, "" the neutral prompt; predictions are [B, ...], scores [B].
+A score compares predictions at one latent and is higher the more the prompt touches the concept. c is the prompt, c*
+the target prompt; predictions are [B, ...], scores [B].
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
 import torch
 from scipy.stats import t as student
 
-GUIDANCE_COSINE = "guidance cosine"
-CHANGE_COSINE = "change cosine"
-PAPER = "paper"
-MODES = (GUIDANCE_COSINE, CHANGE_COSINE, PAPER)
-FEWEST_CONTROLS = 3  # the neutral prompt among them
+CALIBRATED, PAPER = "calibrated", "paper"
+MODES = (CALIBRATED, PAPER)
+LEAST_EFFECT = 1e-5  # of a LoRA on its target's prediction; below is rounding
+TAILS = 3  # normal ones would be infinitely many
+FEWEST = 3  # scores of unrelated prompts that a threshold can be made of
 
 
 def change_norm(base: torch.Tensor, lora: torch.Tensor) -> torch.Tensor:
@@ -21,31 +24,42 @@ def change_norm(base: torch.Tensor, lora: torch.Tensor) -> torch.Tensor:
     return (lora - base).flatten(1).norm(dim=1)
 
 
-def change_cosine(base, lora, base_target, lora_target) -> torch.Tensor:
-    """Cosine of the LoRA's change under the prompt with its change under the target prompt."""
-    return torch.cosine_similarity((lora - base).flatten(1), (lora_target - base_target).flatten(1))
+def response(base, lora, base_target, lora_target) -> torch.Tensor:
+    """How much of the LoRA's change under the target prompt it makes under this one: 1 as much, 0 none of it.
 
-
-def guidance_cosine(base, base_target, base_neutral) -> torch.Tensor:
-    """Cosine of the base's own guidance `e(c) - e("")` with `e(c*) - e("")`: do both pull the picture the same way?
-
-    Needs no LoRA prediction. Of all scores tried on the embedded model it keeps synonyms and other prompts furthest
-    apart.
+    With d(c) = e_lora(c) - e_base(c): `<d(c), d(c*)> / ||d(c*)||^2`. Not in the paper, whose norm depends on the LoRA's
+    strength and the noise level, and counts changes of any kind; this is a pure number, the same in x0, eps and v.
+    Raises ValueError when the LoRA changes nothing under its target, or predicts what is no number.
     """
-    return torch.cosine_similarity((base - base_neutral).flatten(1), (base_target - base_neutral).flatten(1))
-
-
-def calibrated_threshold(control_scores: torch.Tensor, false_positive_rate: float) -> float:
-    """The cosine that unrelated prompts exceed at the given rate, from the scores of a few that are known: [N].
-
-    Fisher's z (the inverse hyperbolic tangent) makes cosines roughly normal; the threshold is where one more score
-    would lie with this probability (a one-sided prediction limit, Student's t: few controls, a higher threshold).
-    """
-    if len(control_scores) < FEWEST_CONTROLS:
+    change, goal = (lora - base).flatten(1).float(), (lora_target - base_target).flatten(1).float()
+    scores = (change * goal).sum(1) / goal.square().sum(1)
+    effect = goal.norm(dim=1) / base_target.flatten(1).float().norm(dim=1)
+    if not (scores.isfinite().all() and (effect > LEAST_EFFECT).all()):
         raise ValueError(
-            f"The concept preserves {len(control_scores) - 1} prompts, too few to tell where it ends: list at least "
-            f"{FEWEST_CONTROLS - 1} under `preserve` in UnGuide Concept, a dozen or more if you can."
+            "The gate cannot decide: under its own target prompt the LoRA changes nothing, or predicts what is no "
+            "number. Train it again, or check that it was made for this model."
         )
-    z = control_scores.double().clamp(-0.9999, 0.9999).atanh()
-    quantile = student.isf(false_positive_rate, len(z) - 1) * (1 + 1 / len(z)) ** 0.5
-    return (z.mean() + quantile * z.std()).tanh().item()
+    return scores
+
+
+def threshold(unrelated: Sequence[float], false_positive_rate: float) -> float:
+    """The score that one more unrelated prompt exceeds with this probability, given some that are known.
+
+    A one-sided prediction limit for scores with heavy tails (Student's t with TAILS degrees of freedom): of everyday
+    prompts most are not touched at all, and one in a hundred is a near thing. The fewer are known, the higher. Raises
+    ValueError for less than FEWEST.
+    """
+    if len(unrelated) < FEWEST:
+        raise ValueError(
+            f"There are scores of {len(unrelated)} unrelated prompts, too few for a threshold: at least {FEWEST}."
+        )
+    scale = stdev(unrelated) * ((TAILS - 2) / TAILS * (1 + 1 / len(unrelated))) ** 0.5
+    return fmean(unrelated) + float(student.isf(false_positive_rate, TAILS)) * scale
+
+
+def log_odds(score: float, unrelated: Sequence[float], erased: Sequence[float]) -> float:
+    """That a prompt with this score means the concept, if half of all prompts did: two normals of one variance."""
+    low, high = fmean(unrelated), fmean(erased)
+    variance = max(1e-6, (sum((s - low) ** 2 for s in unrelated) + sum((s - high) ** 2 for s in erased))
+                 / (len(unrelated) + len(erased) - 1))  # fmt: skip
+    return (score - (low + high) / 2) * (high - low) / variance

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.functional import linear
 
+from .calibration import Calibration
+
 
 @dataclass
 class LowRankPair:
@@ -50,13 +52,15 @@ class ConceptLoRA:
     """A concept LoRA: its pairs by their names in the file, and what it was trained on.
 
     `concept` and `training` are JSON-like dicts, empty for a LoRA made elsewhere. `target_prompt` is the encoded
-    target prompt as {"cross_attn": [1, tokens, width], ...}, from which the probe computes the LoRA's own direction.
+    target prompt as {"cross_attn": [1, tokens, width], ...}, with which the gate compares; `calibration` what is known
+    of its scores.
     """
 
     pairs: Mapping[str, LowRankPair]
     concept: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     target_prompt: dict[str, torch.Tensor] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def is_zero(self) -> bool:

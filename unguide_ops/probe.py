@@ -2,172 +2,251 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import fmean, pstdev
 
 import torch
+from scipy.special import expit
 
 from . import gate, host
-from .concept import NEUTRAL, Concept, default_preserve
+from .branch import Branch
+from .concept import NEUTRAL
 from .lora import ConceptLoRA
 from .objective import classifier_free_guidance, ddim_step
 from .unguidance import branch_of
 
 TARGET = "target prompt"  # the LoRA's own encoded target prompt, in a session's prompts
-ROWS = "prompts"  # the probed prompts, one a batch row
-CONTROLS = 48
+Encode = Callable[[str], host.Conditioning]
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How to probe; steps, probe_steps, cfg and mode "paper" are the published procedure."""
+    """How to probe. steps, probe_steps and cfg are the published procedure's; a calibration brings its own."""
 
-    mode: str = gate.GUIDANCE_COSINE
-    seeds: int = 4  # noises to average over
+    mode: str = gate.CALIBRATED
+    seeds: int = 1  # noises to average over
     seed: int = 0  # of the first
     steps: int = 50  # of the DDIM schedule
     probe_steps: int = 10  # of these the base takes before predictions are compared
     cfg: float = 7.5
     width: int = 512  # pixels
     height: int = 512
-    false_positive_rate: float = 0.001  # of the calibrated modes
+    false_positive_rate: float = 0.001  # of the calibrated mode
 
 
 @dataclass
 class Reading:
-    """One prompt's scores, [seeds]."""
+    """One prompt's scores, [seeds][noise levels], and the threshold at each level."""
 
     prompt: str
-    scores: torch.Tensor
+    scores: list[list[float]]
+    thresholds: list[float]
+    evaluations: int
+    probability: float | None = None  # that it means the concept; None without a calibration
+
+    @property
+    def course(self) -> list[float]:
+        """The score at each noise level: mean over the seeds."""
+        return [fmean(level) for level in zip(*self.scores, strict=True)]
 
     @property
     def score(self) -> float:
-        """Mean over the seeds."""
-        return self.scores.mean().item()
+        """Mean over seeds and noise levels."""
+        return fmean(self.course)
 
     @property
     def spread(self) -> float:
         """Standard deviation over the seeds; 0 for a single seed."""
-        return self.scores.std(unbiased=False).item()
+        return pstdev(fmean(levels) for levels in self.scores)
+
+    @property
+    def threshold(self) -> float:
+        """Mean over the noise levels."""
+        return fmean(self.thresholds)
+
+    @property
+    def erased(self) -> bool:
+        """Does it touch the erased concept?"""
+        return self.score > self.threshold
 
 
 @dataclass
 class Probe:
-    """What a probe found: a reading for each prompt and each control prompt, and the threshold between."""
+    """What a probe found: a reading for each prompt, in order, and where the LoRA was calibrated for other things."""
 
     mode: str
-    threshold: float
     readings: list[Reading]
-    controls: list[Reading]
+    sigmas: list[float]  # the noise levels
     evaluations: int
-
-    def erased(self) -> list[bool]:
-        """For each prompt: does it touch the erased concept?"""
-        return [reading.score > self.threshold for reading in self.readings]
+    warnings: list[str]
 
     def report(self, weights: Iterable[float]) -> dict:
-        """The probe as JSON-like data, with the w that follows for each prompt."""
+        """The probe as JSON-like data, with the w that follows for each prompt, and why in words."""
         return {
             "mode": self.mode,
-            "threshold": self.threshold,
             "evaluations": self.evaluations,
+            "warnings": self.warnings,
             "prompts": [
-                {"prompt": r.prompt, "score": r.score, "spread": r.spread, "erased": erased, "w": w}
-                for r, erased, w in zip(self.readings, self.erased(), weights, strict=True)
+                {"prompt": r.prompt, "score": r.score, "spread": r.spread, "threshold": r.threshold,
+                 "probability": r.probability, "erased": r.erased, "w": w, "evaluations": r.evaluations,
+                 "course": [{"sigma": s, "score": at} for s, at in zip(self.sigmas, r.course, strict=True)],
+                 "why": self.why(r)}
+                for r, w in zip(self.readings, weights, strict=True)
             ],
-            "controls": [{"prompt": r.prompt, "score": r.score, "spread": r.spread} for r in self.controls],
-        }
+        }  # fmt: skip
+
+    def why(self, reading: Reading) -> str:
+        """The decision in a sentence."""
+        decided = "recognised as the concept" if reading.erased else "not the concept, left to the base model"
+        name = reading.prompt or "the empty prompt"
+        if self.mode == gate.PAPER:
+            return (f"{name}: {decided}. The LoRA changes it by {reading.score:.2f} on average over the seeds, the "
+                    f"empty prompt by {reading.threshold:.2f}.")  # fmt: skip
+        return (f"{name}: {decided}. The LoRA changes it {reading.score:.0%} as much as its target; from "
+                f"{reading.threshold:.0%} on it counts as the concept.")  # fmt: skip
 
 
-def probe(model, lora: ConceptLoRA, clip, prompts: Iterable[str], settings: ProbeSettings) -> Probe:
+def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], settings: ProbeSettings) -> Probe:
     """Probe prompts, all at once in batches of what fits in memory.
 
-    Mode "paper" compares with the neutral prompt's mean score; the cosine modes with control prompts that the
-    concept preserves. Raises ValueError for a LoRA that does not carry what the mode needs.
+    Mode "paper" compares with the empty prompt's mean score, "calibrated" with the thresholds of the LoRA's
+    calibration. Raises ValueError for a LoRA that carries none.
     """
     prompts = list(prompts)
-    controls = [NEUTRAL] if settings.mode == gate.PAPER else control_prompts(lora)
-    if settings.mode != gate.PAPER and not lora.target_prompt:
+    if settings.mode == gate.PAPER:
+        return _probe_as_in_the_paper(model, lora, encode, prompts, settings)
+    calibration = lora.calibration
+    if calibration is None or not lora.target_prompt:
         raise ValueError(
-            f"`mode` is {settings.mode!r}, but this LoRA does not carry its target prompt: "
-            f"it was not trained by UnGuide. Set `mode` to {gate.PAPER!r}."
+            f"`mode` is {settings.mode!r}, but this LoRA is not calibrated. Put UnGuide Calibrate between it and the "
+            f"probe, or set `mode` to {gate.PAPER!r}."
         )
-    counter = host.EvaluationCounter()
-    every_seed = range(settings.seeds)
-    rows = [(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in every_seed]
-    if settings.mode == gate.PAPER:
-        rows += [(NEUTRAL, seed) for seed in every_seed]
-    else:  # what tells controls apart is the prompt, so that one noise each will do
-        rows += [(prompt, index % settings.seeds) for index, prompt in enumerate(controls)]
-    rows = list(dict.fromkeys(rows))
-    found = dict(zip(rows, measure(counter.watch(model), lora, clip, rows, settings).tolist(), strict=True))
-
-    def reading(prompt: str) -> Reading:
-        return Reading(prompt, torch.tensor([found[prompt, seed] for seed in every_seed if (prompt, seed) in found]))
-
-    control_readings = [reading(prompt) for prompt in controls]
-    control_scores = torch.tensor([control.score for control in control_readings])
-    if settings.mode == gate.PAPER:
-        threshold = control_scores.item()
-    else:
-        threshold = gate.calibrated_threshold(control_scores, settings.false_positive_rate)
-    return Probe(
-        settings.mode,
-        threshold,
-        [reading(prompt) for prompt in prompts],
-        control_readings,
-        counter.count,
-    )
+    sigmas = [level.sigma for level in calibration.levels]
+    thresholds = [calibration.threshold(sigma, settings.false_positive_rate) for sigma in sigmas]
+    walk = calibration_walk(calibration.steps, len(sigmas), calibration.cfg, settings.width, settings.height)
+    found = measure(model, lora, encode, prompts, settings.seeds, settings.seed, walk, response)
+    readings = [Reading(prompt, found.of(prompt), thresholds, found.each() * settings.seeds) for prompt in prompts]
+    for it in readings:
+        odds = fmean(calibration.log_odds(sigma, score) for sigma, score in zip(sigmas, it.course, strict=True))
+        it.probability = float(expit(odds))
+    misfits = calibration.misfits(host.fingerprint(model), settings.width, settings.height, settings.cfg)
+    warnings = [f"The calibration does not fit: {it}. Put UnGuide Calibrate before the probe." for it in misfits]
+    return Probe(settings.mode, readings, sigmas, found.evaluations, warnings)
 
 
-def control_prompts(lora: ConceptLoRA) -> list[str]:
-    """The neutral prompt, and prompts that the LoRA's concept preserves: evenly picked where there are many."""
-    kept = Concept.model_validate(lora.concept).kept if lora.concept else default_preserve()
-    return [NEUTRAL, *kept[:: -(-len(kept) // CONTROLS) or 1]]
+def _probe_as_in_the_paper(model, lora, encode: Encode, prompts: list[str], settings: ProbeSettings) -> Probe:
+    walk = Walk(settings.steps, (settings.probe_steps,), settings.cfg, settings.width, settings.height)
+    found = measure(model, lora, encode, [*prompts, NEUTRAL], settings.seeds, settings.seed, walk, change_norm)
+    neutral = fmean(score for (score,) in found.of(NEUTRAL))
+    readings = [Reading(prompt, found.of(prompt), [neutral], found.each() * settings.seeds) for prompt in prompts]
+    return Probe(settings.mode, readings, found.sigmas, found.evaluations, [])
 
 
-def measure(model, lora: ConceptLoRA, clip, rows: list[tuple[str, int]], settings: ProbeSettings) -> torch.Tensor:
-    """The score of each (prompt, seed) of `rows`, on the CPU. Seed 0 stands for `settings.seed`, 1 for the next."""
-    branch = branch_of(model, lora)
-    latent = host.empty_latent(model, settings.width, settings.height)
-    noise = torch.cat([host.noise_like(latent, settings.seed + i) for i in range(settings.seeds)])
-    encoded = {prompt: host.encode(clip, prompt) for prompt, _ in rows}
-    shared = {NEUTRAL: host.encode(clip, NEUTRAL)}
-    if lora.target_prompt:
-        shared[TARGET] = host.unpack_conditioning(lora.target_prompt)
+def calibration_walk(steps: int, levels: int, cfg: float, width: int, height: int) -> Walk:
+    """The walk of a calibration, and of the probes that use it: it looks at its first steps, pure noise among them."""
+    return Walk(steps, tuple(range(levels)), cfg, width, height)
+
+
+Look = Callable[["host.LiveModel", Branch, torch.Tensor, float, list[str], torch.Tensor], torch.Tensor]
+"""(live model, branch, latents [B, ...], noise level, their prompts, the base's predictions) -> scores [B]."""
+
+
+def change_norm(live, branch: Branch, x: torch.Tensor, sigma: float, asked: list[str], base: torch.Tensor):
+    """A Look: the paper's score."""
+    with branch.on():
+        return gate.change_norm(base, live.row_predictions(x, x.new_full((len(x),), sigma), asked))
+
+
+def response(live, branch: Branch, x: torch.Tensor, sigma: float, asked: list[str], base: torch.Tensor):
+    """A Look: `gate.response`."""
+    distinct, place = torch.unique(x.flatten(1), dim=0, return_inverse=True)  # equal latents share their target
+    distinct = distinct.view(-1, *x.shape[1:])
+    target = [TARGET] * len(distinct)
+    base_target = live.row_predictions(distinct, x.new_full((len(distinct),), sigma), target)
+    with branch.on():
+        rows = torch.cat([x, distinct])
+        lora, lora_target = live.row_predictions(rows, x.new_full((len(rows),), sigma), [*asked, *target]).split(
+            [len(x), len(distinct)]
+        )
+    return gate.response(base, lora, base_target[place], lora_target[place])
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The base's own way from noise with CFG, and the steps of its DDIM schedule at which predictions are compared."""
+
+    steps: int
+    stops: tuple[int, ...]  # ascending
+    cfg: float
+    width: int  # pixels
+    height: int
+
+    def run(self, live, branch: Branch, noise: torch.Tensor, asked: list[str], look: Look, done: Callable[[int], None]):
+        """The scores [B, stops] of pure noise [B, ...] under these prompts; `done` is told the number of each step."""
+        sigmas, number, scores = self.sigmas(live), len(asked), []
+        x = live.first_latents(sigmas[0], noise)
+        for step in range(self.stops[-1] + 1):
+            more = step < self.stops[-1]
+            rows, prompts = (torch.cat([x, x]), [*asked, *[NEUTRAL] * number]) if more else (x, asked)
+            e = live.row_predictions(rows, x.new_full((len(rows),), sigmas[step]), prompts)
+            if step in self.stops:
+                scores.append(look(live, branch, x, sigmas[step], asked, e[:number]))
+            if more:
+                guided = classifier_free_guidance(e[number:], e[:number], self.cfg)
+                x = ddim_step(x, x - sigmas[step] * guided, sigmas[step], sigmas[step + 1])
+            done(step)
+        return torch.stack(scores, 1)
+
+    def sigmas(self, live) -> list[float]:
+        """The schedule's noise levels."""
+        return live.ddim_sigmas(self.steps)
+
+
+@dataclass
+class Measured:
+    """Scores by prompt and noise, one for each stop of the walk; its noise levels; what it cost."""
+
+    scores: dict[tuple[str, int], list[float]]
+    sigmas: list[float]
+    evaluations: int
+
+    def of(self, prompt: str) -> list[list[float]]:
+        """A prompt's scores, [seeds][stops]."""
+        return [scores for (of, _), scores in self.scores.items() if of == prompt]
+
+    def each(self) -> int:
+        """Evaluations for one prompt and noise, rounded up."""
+        return -(-self.evaluations // len(self.scores))
+
+
+def measure(
+    model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], seeds: int, seed: int, walk: Walk, look: Look
+) -> Measured:
+    """The score of each prompt under each noise, at every stop of the walk, in batches of what fits in memory."""
+    branch, counter = branch_of(model, lora), host.EvaluationCounter()
+    counted = counter.watch(model)
+    latent = host.empty_latent(model, walk.width, walk.height)
+    noises = [host.noise_like(latent, seed + i) for i in range(seeds)]
+    rows = [(prompt, i) for prompt in dict.fromkeys(prompts) for i in range(seeds)]
     size = host.rows_that_fit(model, latent)
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
-    scores = []
-    watch = host.Watch()
-    watch.begin(len(chunks) * settings.probe_steps)
+    watch, steps = host.Watch(), walk.stops[-1] + 1
+    watch.begin(len(chunks) * steps)
+    found: dict[tuple[str, int], list[float]] = {}
+    sigmas: list[float] = []
     for index, chunk in enumerate(chunks):
+        asked = [prompt for prompt, _ in chunk]
+        encoded = {prompt: encode(prompt) for prompt in {*asked, NEUTRAL}}
+        if lora.target_prompt:
+            encoded[TARGET] = host.unpack_conditioning(lora.target_prompt)
 
-        def body(live: host.LiveModel, chunk=chunk, index=index) -> torch.Tensor:
-            x = noise[[seed for _, seed in chunk]]
+        def body(live: host.LiveModel, asked=asked, chunk=chunk, index=index) -> torch.Tensor:
+            sigmas[:] = [walk.sigmas(live)[stop] for stop in walk.stops]
+            noise = torch.cat([noises[i] for _, i in chunk])
             with branch.attached(live.diffusion_model):
-                return _scores(live, branch, x, settings, lambda i: watch.done(index * settings.probe_steps + i))
+                return walk.run(live, branch, noise, asked, look, lambda step: watch.done(index * steps + step + 1))
 
-        stacked = host.stack([encoded[prompt] for prompt, _ in chunk])
-        batch = latent.expand(len(chunk), *latent.shape[1:])
-        scores.append(host.session(model, {**shared, ROWS: stacked}, batch, body).cpu())
-    return torch.cat(scores)
-
-
-def _scores(live, branch, noise: torch.Tensor, settings: ProbeSettings, done) -> torch.Tensor:
-    """The scores of one batch, [B]: the base's DDIM steps, then one comparison."""
-    sigmas = live.ddim_sigmas(settings.steps)
-    x = live.first_latents(sigmas[0], noise)
-    for step in range(settings.probe_steps):
-        cond, uncond = live.denoised(x, sigmas[step], ROWS, NEUTRAL)
-        x = ddim_step(x, classifier_free_guidance(uncond, cond, settings.cfg), sigmas[step], sigmas[step + 1])
-        done(step + 1)
-    sigma = sigmas[settings.probe_steps]
-    if settings.mode == gate.GUIDANCE_COSINE:
-        return gate.guidance_cosine(*live.predictions(x, sigma, ROWS, TARGET, NEUTRAL))
-    compared = (ROWS,) if settings.mode == gate.PAPER else (ROWS, TARGET)
-    base = live.predictions(x, sigma, *compared)
-    with branch.on():
-        lora = live.predictions(x, sigma, *compared)
-    if settings.mode == gate.PAPER:
-        return gate.change_norm(base[0], lora[0])
-    return gate.change_cosine(base[0], lora[0], base[1], lora[1])
+        scores = host.session(counted, encoded, latent.expand(len(chunk), *latent.shape[1:]), body)
+        found |= dict(zip(chunk, scores.cpu().tolist(), strict=True))
+    return Measured(found, sigmas, counter.count)

@@ -6,7 +6,7 @@ import torch
 
 from . import figures, host
 from .branch import Branch
-from .concept import NEUTRAL, EncodedConcept
+from .concept import NEUTRAL, EncodedConcept, spread
 from .guidance import blend
 from .lora import ConceptLoRA
 from .objective import classifier_free_guidance, ddim_step
@@ -56,8 +56,3 @@ def sample(live, branch: Branch, noise: torch.Tensor, prompts: list[str], steps:
         denoised = guided(sigma) if w == 1.0 else changed if w == 0.0 else blend(guided(sigma), changed, w)
         x = ddim_step(x, denoised, sigma, sigma_next)
     return x
-
-
-def spread(items: tuple[str, ...], number: int) -> list[str]:
-    """So many of the items, evenly picked."""
-    return list(items[:: max(1, len(items) // max(1, number))][:number])

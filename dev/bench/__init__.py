@@ -1,4 +1,6 @@
-"""`python dev bench model | training`: measure the embedded model and its judges, or what training achieves on it."""
+"""`python dev bench model | training | gate`: measure the embedded model and its judges, what training achieves on it,
+and how well a gate can tell.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ NEEDS = ("recipe",)  # further sections of pins.ini
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
-    parser.add_argument("what", choices=["model", "training"], help="the benchmark to run: see docs/benchmark.md")
+    parser.add_argument(
+        "what", choices=["model", "training", "gate"], help="the benchmark to run: see docs/benchmark.md"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "bench", help="where the results go")
     parser.add_argument("--weights", type=Path, default=ROOT / "demo_model", help="folder of the embedded model")
     parser.add_argument("--classes", nargs="*", metavar="NAME", help="classes to forget (default: all ten)")
@@ -41,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         raise DevError(f"there is no class {min(unknown)!r}: choose from {', '.join(words['classes'])}.")
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as workers:
-        text = {"model": run_model, "training": run_training}[options.what](workers, options, folder, words, classes)
+        text = {"model": run_model, "training": run_training, "gate": run_gate}[options.what](
+            workers, options, folder, words, classes
+        )
     say(f"{text}\nDone in {duration(time.monotonic() - began)}. Tables and grids: {options.output}")
     return 0
 
@@ -71,7 +77,6 @@ def run_model(workers, options: argparse.Namespace, folder: Path, words: dict, c
         found = dict(zip(classes, results, strict=True))
         whole |= {
             "forgetting": {n: forgetting.accuracies(words, n, it, pictures, panel) for n, it in found.items()},
-            "gate_auc": {n: forgetting.gate_aucs(words, n, it) for n, it in found.items()},
             "gate_decisions": {n: forgetting.gate_errors(words, n, it) for n, it in found.items()},
             "recognised": {photo(name): panel.share_recognised(pictures[photo(name)], name) for name in concepts},
         }
@@ -89,6 +94,21 @@ def run_training(workers, options: argparse.Namespace, folder: Path, words: dict
     whole["figures"] = {name: round(value, 4) for name, value in whole["figures"].items()}
     text = training.text(whole)
     report.write(options.output / "training", whole, text)
+    return text
+
+
+def run_gate(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench gate`; the report's text."""
+    from dev.bench import gate, report
+
+    results = each(workers, "Looking", gate.look, [(folder, words, name) for name in classes])
+    found = dict(zip(classes, results, strict=True))
+    whole = gate.measure(found)
+    whole["figures"] = {name: round(value, 4) for name, value in whole["figures"].items()}
+    gate.chart(found, options.output / "gate.png")
+    text = gate.text(whole)
+    decisions = {name: {p: it["default"]["decisions"][p]["score"] for p in it["parts"]} for name, it in found.items()}
+    report.write(options.output / "gate", whole | {"decisions": decisions}, text)
     return text
 
 

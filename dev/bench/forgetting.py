@@ -1,4 +1,4 @@
-"""The paper's phenomena on the embedded model: one w for all prompts, the LoRA alone, and what a gate could see."""
+"""The paper's phenomena on the embedded model: one w for all prompts, the LoRA alone, and gates."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 
+from dev.bench.gate import auc, scores_along
 from dev.bench.model import Pictures, mean
-from dev.bench.studio import CFG, PICTURES, SIZE, photo, studio
+from dev.bench.studio import PICTURES, SIZE, photo, studio
 from dev.demo_graph import PRESET
 from dev.judge import Panel
 
 WAYS = {"lora": 0.0, "half": 0.5, "w_2": 2.0, "w_minus_1": -1.0}  # one w for every prompt; w = 1 is the base
-GATE_STEPS, SCHEDULE = (0, 4, 8, 16, 24), 50
+PAPER_SEEDS = 4  # the paper takes 30
+GATE_STEPS = (0, 4, 8)  # a gate shall know by then
 TOUCHED = ("target", "seen", "unseen")  # parts of a class's prompts that mean it
-PAPER, GATED, RIGHT = "paper's rule", "guidance cosine", "a right gate"
+PAPER, GATED, RIGHT = "paper's rule", "calibrated gate", "a right gate"
 
 
 def prompts_of(words: dict, name: str) -> dict[str, list[str]]:
@@ -37,11 +39,12 @@ def forget(
     """A task for a worker: train a LoRA for the class, probe every prompt and draw it every way.
 
     `changes` replace settings of the preset. Returns the training's `report`, `pictures` (way -> prompt -> uint8
-    array), `scores` (statistic -> step -> prompt -> score), and `erased` (gate -> prompts that it takes for the
+    array), `scores` (statistic -> step -> a score for each prompt), and `erased` (gate -> prompts that it takes for the
     concept). Without "w_2" among the ways, w = -1 is drawn only where some gate asks for it.
     """
     it = studio(folder)
     from unguide.unguide_ops import gate, host, settings
+    from unguide.unguide_ops.calibrate import calibrate
     from unguide.unguide_ops.concept import EncodedConcept, concept_from
     from unguide.unguide_ops.probe import ProbeSettings, probe
     from unguide.unguide_ops.training import train
@@ -56,66 +59,22 @@ def forget(
         concept = concept_from(name, "", "", "", "")
         encoded = EncodedConcept.of(concept, lambda prompt: host.encode(it.clip, prompt))
         trained = train(it.model, encoded, dataclasses.replace(settings.preset(preset, **size), **(changes or {})))
+        lora, _ = calibrate(it.model, trained.lora, encoded, SIZE, SIZE)
         erased = {}
-        for label, mode in ((PAPER, gate.PAPER), (GATED, gate.GUIDANCE_COSINE)):
-            found = probe(it.model, trained.lora, it.clip, probed, ProbeSettings(mode=mode, **size))
-            erased[label] = [prompt for prompt, touches in zip(probed, found.erased(), strict=True) if touches]
-        scores = gate_scores(it, trained.lora, probed)
+        for label, mode, seeds in ((PAPER, gate.PAPER, PAPER_SEEDS), (GATED, gate.CALIBRATED, 1)):
+            found = probe(it.model, lora, encoded.encode, probed, ProbeSettings(mode=mode, seeds=seeds, **size))
+            erased[label] = [reading.prompt for reading in found.readings if reading.erased]
+        scores = scores_along(it, {name: lora}, encoded.encode, [(prompt, 0) for prompt in probed], GATE_STEPS)[name]
     asked = dict.fromkeys(ways, drawn)
     if "w_2" not in ways:
         asked["w_minus_1"] = [
             prompt for prompt in drawn if prompt in touched or any(prompt in e for e in erased.values())
         ]
     pictures = {
-        way: {p: it.draw(p, unguide(it.model, trained.lora, WAYS[way]), number).numpy() for p in prompts}
+        way: {p: it.draw(p, unguide(it.model, lora, WAYS[way]), number).numpy() for p in prompts}
         for way, prompts in asked.items()
     }
     return {"report": trained.report(), "pictures": pictures, "scores": scores, "erased": erased}
-
-
-def gate_scores(it, lora, prompts: list[str]) -> dict[str, dict[int, list[float]]]:
-    """Every statistic along the base's own trajectory, one seed: statistic -> step -> a score for each prompt."""
-    from unguide.unguide_ops import gate, host
-    from unguide.unguide_ops.concept import NEUTRAL
-    from unguide.unguide_ops.objective import classifier_free_guidance, ddim_step
-    from unguide.unguide_ops.probe import ROWS, TARGET
-    from unguide.unguide_ops.unguidance import branch_of
-
-    branch = branch_of(it.model, lora)
-    latent = host.empty_latent(it.model, SIZE, SIZE)
-    rows = latent.expand(len(prompts), *latent.shape[1:])
-    names = {ROWS: host.stack([host.encode(it.clip, prompt) for prompt in prompts])}
-    names |= {TARGET: host.unpack_conditioning(lora.target_prompt), NEUTRAL: host.encode(it.clip, NEUTRAL)}
-    scores: dict[str, dict[int, list[float]]] = {}
-
-    def body(live):
-        sigmas = live.ddim_sigmas(SCHEDULE)
-        x = live.first_latents(sigmas[0], host.noise_like(latent, 0).expand_as(rows))
-        with branch.attached(live.diffusion_model):
-            for step in range(max(GATE_STEPS) + 1):
-                if step in GATE_STEPS:
-                    for statistic, values in statistics(x, sigmas[step], live, branch).items():
-                        scores.setdefault(statistic, {})[step] = values.tolist()
-                cond, uncond = live.denoised(x, sigmas[step], ROWS, NEUTRAL)
-                x = ddim_step(x, classifier_free_guidance(uncond, cond, CFG), sigmas[step], sigmas[step + 1])
-
-    def statistics(x, sigma, live, branch):
-        base, base_target, base_neutral = live.predictions(x, sigma, ROWS, TARGET, NEUTRAL)
-        with branch.on():
-            lora_rows, lora_target, lora_neutral = live.predictions(x, sigma, ROWS, TARGET, NEUTRAL)
-        norm = gate.change_norm(base, lora_rows)
-        direction = torch.nn.functional.normalize((lora_target - base_target).flatten(1))
-        return {
-            "L2 (paper)": norm,
-            'L2 less that of ""': norm - gate.change_norm(base_neutral, lora_neutral),
-            "L2 over the guidance": norm / (base - base_neutral).flatten(1).norm(dim=1).clamp(min=1e-6),
-            "projection on the target's change": ((lora_rows - base).flatten(1) * direction).sum(1),
-            "change cosine": gate.change_cosine(base, lora_rows, base_target, lora_target),
-            "guidance cosine": gate.guidance_cosine(base, base_target, base_neutral),
-        }
-
-    host.session(it.model, names, rows, body)
-    return scores
 
 
 def accuracies(words: dict, name: str, result: dict, base: Pictures, panel: Panel) -> dict[str, dict[str, float]]:
@@ -144,22 +103,12 @@ def accuracies(words: dict, name: str, result: dict, base: Pictures, panel: Pane
     return found
 
 
-def gate_aucs(words: dict, name: str, result: dict) -> dict[str, dict[int, float]]:
-    """How well each statistic ranks target, synonyms and unseen words above all other prompts (area under ROC)."""
-    from torchmetrics.functional.classification import binary_auroc
-
-    parts = prompts_of(words, name)
-    labels = torch.tensor([part in TOUCHED for part, them in parts.items() for _ in them]).long()
+def gate_aucs(words: dict, name: str, result: dict) -> dict[str, float]:
+    """How well each statistic, at its best step, ranks target, synonyms and unseen words above all other prompts."""
+    means = [part in TOUCHED for part, them in prompts_of(words, name).items() for _ in them]
     return {
-        statistic: {step: binary_auroc(rank(torch.tensor(values)), labels).item() for step, values in steps.items()}
-        for statistic, steps in result["scores"].items()
+        statistic: max(auc(values, means) for values in steps.values()) for statistic, steps in result["scores"].items()
     }
-
-
-def rank(scores: torch.Tensor) -> torch.Tensor:
-    """Scores as numbers in [0, 1] of the same order, ties kept: what torchmetrics takes as probabilities."""
-    _, places = torch.unique(scores, return_inverse=True)
-    return places / max(1, int(places.max()))
 
 
 def gate_errors(words: dict, name: str, result: dict) -> dict[str, dict[str, float]]:

@@ -15,7 +15,7 @@ from dev.judge import Panel
 SHOWN = 8  # pictures of a prompt in a grid
 NAMES = {"base": "base model", "lora": "LoRA alone (w = 0)", "half": "w = 0.5 for all", "w_2": "w = 2 for all",
          "w_minus_1": "w = -1 for all", "paper's rule": "-1 or 1, the paper's rule",
-         "guidance cosine": "-1 or 1, guidance cosine", "a right gate": "-1 or 1, a gate that errs never"}  # fmt: skip
+         "calibrated gate": "-1 or 1, our gate", "a right gate": "-1 or 1, a gate that errs never"}  # fmt: skip
 
 
 def trust(folder: Path, panel: Panel) -> dict[str, float]:
@@ -83,13 +83,6 @@ def text(whole: dict) -> str:
     for way, label in NAMES.items():
         values = [mean(it[way][m] for it in by_class.values()) for m in ("acc_e", "acc_s", "acc_g", "acc_u", "h0")]
         lines.append(f"| {label} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
-    aucs = list(whole["gate_auc"].values())
-    steps = list(next(iter(aucs[0].values())))
-    lines += ["", "AUC of a gate's statistic, one seed, by step of the base's 50:", "",
-              "| statistic | " + " | ".join(map(str, steps)) + " |", "|---" * (len(steps) + 1) + "|"]  # fmt: skip
-    for statistic in aucs[0]:
-        values = [mean(it[statistic][step] for it in aucs) for step in steps]
-        lines.append(f"| {statistic} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
     decisions = list(whole["gate_decisions"].values())
     parts = list(next(iter(decisions[0].values())))
     lines += ["", "Share of prompts taken for the concept:", "",

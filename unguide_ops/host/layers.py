@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import cast
 
 import comfy.lora
 import torch
+
+SAMPLED = 32  # tensors, and elements of each, that a fingerprint looks at
 
 
 def module_paths(model) -> dict[str, str]:
@@ -48,3 +51,18 @@ def weight_of(linear: torch.nn.Module) -> torch.Tensor:
 def layer_outputs(linear: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """What a loaded model's Linear makes of inputs [N, in]: [N, out], fp32 on the CPU."""
     return linear(inputs.to(cast(torch.Tensor, linear.weight))).float().cpu()
+
+
+def fingerprint(model) -> str:
+    """A short name for a MODEL's own weights, whatever is patched onto them: a hash of a few elements of some tensors.
+
+    The same for a checkpoint in fp32 and rounded to fp16.
+    """
+    state = model.model.diffusion_model.state_dict()
+    digest = hashlib.sha256()
+    for name in sorted(state)[:: max(1, len(state) // SAMPLED)]:
+        backup = model.backup.get(f"diffusion_model.{name}")
+        tensor = (backup.weight if backup is not None else state[name]).flatten()
+        some = tensor[:: max(1, len(tensor) // SAMPLED)].cpu().half()
+        digest.update(f"{name} {len(tensor)} {some.tolist()}".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,88 @@
+"""What a concept LoRA's gate knows of its own scores: measured once, kept in the LoRA's file."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from . import gate
+
+VERSION = 1
+MOST = 1000  # scores of a group
+HALFWAY = 0.5  # to the target, whose score is 1
+
+Scores = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(max_length=MOST)]
+
+
+class Level(BaseModel):
+    """The scores of known prompts at one noise level, one seed each."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sigma: float = Field(gt=0, allow_inf_nan=False)  # in the host's sigma space
+    neutral: Scores  # everyday captions, the empty prompt first
+    preserved: Scores  # prompts that the concept preserves
+    target: Scores = Field(min_length=1)
+    synonyms: Scores = ()
+
+    @cached_property
+    def unrelated(self) -> tuple[float, ...]:
+        """Of all prompts that do not mean the concept."""
+        return (*self.neutral, *self.preserved)
+
+    @cached_property
+    def erased(self) -> tuple[float, ...]:
+        """Of all that do."""
+        return (*self.target, *self.synonyms)
+
+
+class Calibration(BaseModel):
+    """The scores at several noise levels, the highest first, and what they depend on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = Field(default=VERSION, ge=1, le=VERSION)
+    base: str = Field(max_length=100)  # fingerprint of the model's weights
+    width: int = Field(gt=0)  # pixels
+    height: int = Field(gt=0)
+    cfg: float = Field(allow_inf_nan=False)  # of the steps between the levels
+    steps: int = Field(gt=0)  # of the DDIM schedule
+    levels: tuple[Level, ...] = Field(min_length=1, max_length=50)
+
+    def threshold(self, sigma: float, false_positive_rate: float) -> float:
+        """The score beyond which a prompt means the concept, at any noise level: between levels, in log sigma.
+
+        With it unrelated prompts are taken for the concept at this rate. It is at most halfway to the target, however
+        noisy the unrelated prompts: rather a false alarm than a gate that never opens.
+        """
+        return self._at(sigma, lambda level: min(gate.threshold(level.unrelated, false_positive_rate), HALFWAY))
+
+    def log_odds(self, sigma: float, score: float) -> float:
+        """That a prompt with this score means the concept (see `gate.log_odds`)."""
+        return self._at(sigma, lambda level: gate.log_odds(score, level.unrelated, level.erased))
+
+    def _at(self, sigma: float, value) -> float:
+        above = min((level for level in self.levels if level.sigma >= sigma), key=_sigma, default=None)
+        below = max((level for level in self.levels if level.sigma <= sigma), key=_sigma, default=None)
+        if above is None or below is None or above is below:
+            return value(above or below)
+        share = math.log(sigma / below.sigma) / math.log(above.sigma / below.sigma)
+        return (1 - share) * value(below) + share * value(above)
+
+    def misfits(self, base: str, width: int, height: int, cfg: float) -> list[str]:
+        """In words, what differs from the conditions that it was made under; empty if nothing does."""
+        found = []
+        if base != self.base:
+            found.append("it was calibrated on another base model")
+        if (width, height) != (self.width, self.height):
+            found.append(f"it was calibrated at {self.width} x {self.height} pixels, not {width} x {height}")
+        if abs(cfg - self.cfg) > 0.5 * self.cfg:
+            found.append(f"it was calibrated with cfg {self.cfg:g}, not {cfg:g}")
+        return found
+
+
+def _sigma(level: Level) -> float:
+    return level.sigma
