@@ -23,12 +23,12 @@ RATES = (0.05, 0.01, 0.001, 0.0001)
 def prompts_of(words: dict, name: str, kept: list[str], captions: list[str]) -> dict[str, tuple[str, str]]:
     """Prompt -> its part and its split, of a class: `kept` are the concept's, `captions` none calibrated on."""
     entry = words["classes"][name]
-    found = {photo(name): ("target", "test")} | {photo(word): ("seen", "test") for word in entry["seen"][1:]}
-    for part, key, of in (("paraphrases", "attributes", str), ("unseen", "unseen", photo),
-                          ("neighbours", "neighbours", photo), ("compounds", "compounds", photo)):  # fmt: skip
-        found |= {of(word): (part, split) for split, them in entry[key].items() for word in them}
+    found = {p: ("captions", "test") for p in captions} | {p: ("preserved", "test") for p in kept}
     found |= {photo(other): ("others", "test") for other in words["classes"] if other != name}
-    return found | {p: ("preserved", "test") for p in kept} | {p: ("captions", "test") for p in captions}
+    for part, key, of in (("compounds", "compounds", photo), ("neighbours", "neighbours", photo),
+                          ("paraphrases", "attributes", str), ("unseen", "unseen", photo)):  # fmt: skip
+        found |= {of(word): (part, split) for split, them in entry[key].items() for word in them}
+    return found | {photo(name): ("target", "test")} | {photo(word): ("seen", "test") for word in entry["seen"][1:]}
 
 
 def look(folder: Path, words: dict, name: str) -> dict:
@@ -277,7 +277,7 @@ def chart(results: dict[str, dict], path: Path) -> None:
         linestyle="--",
     )
     right.set_yticks(range(len(parts)), reversed(parts))
-    right.set_xlabel("change by the LoRA, % of the target's (ten LoRAs; dashed: mean threshold)")
+    right.set_xlabel("change by the LoRA, % of the target's")
     for axis in (left, right):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
