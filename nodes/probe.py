@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..unguide_ops import figures, gate, host
 from ..unguide_ops.concept import lines
 from ..unguide_ops.probe import ProbeSettings, probe
-from .sockets import CATEGORY, LoRASocket, seed_input, size_inputs, w_inputs
+from .sockets import CATEGORY, LoRASocket, rate_input, seed_input, size_inputs, w_inputs
 
 
 class UnGuideStabilityProbe(io.ComfyNode):
@@ -65,16 +65,7 @@ class UnGuideStabilityProbe(io.ComfyNode):
                     tooltip="calibrated: does the LoRA change the prompt's prediction as it changes the target's, more "
                     "than it does everyday prompts'? paper: is its change larger than under the empty prompt?",
                 ),
-                io.Float.Input(
-                    "false_positive_rate",
-                    default=ProbeSettings.false_positive_rate,
-                    min=0.0001,
-                    max=0.5,
-                    step=0.0001,
-                    optional=True,
-                    tooltip="Mode calibrated only: how often an everyday prompt may be taken for the concept. Higher: "
-                    "the gate finds more names for it, and more things close by.",
-                ),
+                rate_input("Mode calibrated only"),
                 *w_inputs(),
             ],
             outputs=[

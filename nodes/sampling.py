@@ -5,10 +5,11 @@ import json
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
+from ..unguide_ops.sampling import Decision, GateSettings, unguide_where_erased
 from ..unguide_ops.unguidance import unguide
-from .sockets import CATEGORY, LoRASocket, seed_input, w_inputs
+from .sockets import CATEGORY, LoRASocket, rate_input, seed_input, w_inputs
 
-LINKED, ALWAYS_ERASE, OFF = "linked", "always erase", "off"
+INSIDE, LINKED, ALWAYS_ERASE, OFF = "inside sampling", "linked", "always erase", "off"
 
 
 def gate_inputs():
@@ -16,18 +17,28 @@ def gate_inputs():
     return [
         io.Combo.Input(
             "gate",
-            options=[LINKED, ALWAYS_ERASE, OFF],
-            default=LINKED,
-            tooltip="linked: the stability probe decides, through its w or erased output. always erase: every "
-            "prompt is sampled with w_erased. off: the base model, untouched.",
+            options=[INSIDE, LINKED, ALWAYS_ERASE, OFF],
+            default=INSIDE,
+            tooltip="inside sampling: the first steps tell, for each picture of the batch, whether it touches the "
+            "concept. linked: the stability probe decides, through its w or erased output. always erase: every prompt "
+            "is sampled with w_erased. off: the base model, untouched.",
         ),
         *w_inputs(),
     ]
 
 
-def link_inputs():
-    """Where the probe's decision comes in."""
+def more_inputs():
+    """How the gate inside sampling decides, and where the probe's decision comes in."""
     return [
+        io.Int.Input(
+            "gate_steps",
+            default=GateSettings.steps,
+            min=1,
+            max=50,
+            optional=True,
+            tooltip="Gate inside sampling only: so many first steps are looked at; until then the base model draws.",
+        ),
+        rate_input("Gate inside sampling only"),
         io.Boolean.Input(
             "erased",
             optional=True,
@@ -36,6 +47,14 @@ def link_inputs():
         ),
         io.Float.Input("w", optional=True, force_input=True, tooltip="w itself; takes precedence over erased."),
     ]
+
+
+def guided(model, lora, decided, gate, w_erased, w_unrelated, gate_steps, false_positive_rate, erased, w):
+    """The MODEL that the gate's inputs ask for; `decided` is told what a gate inside sampling finds."""
+    if gate == INSIDE:
+        settings = GateSettings(w_erased, w_unrelated, gate_steps, false_positive_rate)
+        return unguide_where_erased(model, lora, settings, decided)
+    return unguide(model, lora, weight(gate, w_erased, w_unrelated, erased, w))
 
 
 def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, w: float | None) -> float:
@@ -70,15 +89,15 @@ class UnGuidance(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model, without the LoRA."),
                 LoRASocket.Input("lora", tooltip="The concept LoRA."),
                 *gate_inputs(),
-                *link_inputs(),
+                *more_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="For any sampler node.")],
         )
 
     @classmethod
-    def execute(cls, model, lora, gate, w_erased, w_unrelated, erased=None, w=None) -> io.NodeOutput:
+    def execute(cls, model, lora, erased=None, w=None, **gate) -> io.NodeOutput:
         """The guided MODEL."""
-        return io.NodeOutput(unguide(model, lora, weight(gate, w_erased, w_unrelated, erased, w)))
+        return io.NodeOutput(guided(model, lora, lambda decisions: None, erased=erased, w=w, **gate))
 
 
 class UnGuidanceKSampler(io.ComfyNode):
@@ -122,7 +141,7 @@ class UnGuidanceKSampler(io.ComfyNode):
                     step=0.01,
                     tooltip="How much is denoised; lower values keep more of the latent image.",
                 ),
-                *link_inputs(),
+                *more_inputs(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The denoised latent."),
@@ -132,12 +151,29 @@ class UnGuidanceKSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, lora, gate, w_erased, w_unrelated, latent_image, erased=None, w=None, **ksampler
-    ) -> io.NodeOutput:
+        cls, model, lora, gate, w_erased, w_unrelated, latent_image, gate_steps=1, false_positive_rate=0.001,
+        erased=None, w=None, **ksampler,
+    ) -> io.NodeOutput:  # fmt: skip
         """The latent and the report."""
-        w = weight(gate, w_erased, w_unrelated, erased, w)
-        counter = host.EvaluationCounter()
-        guided = counter.watch(unguide(model, lora, w))
-        latent = host.ksample(guided, latent_image=latent_image, **ksampler)
-        report = json.dumps({"w": w, "evaluations": counter.count, "pictures": latent["samples"].shape[0]})
-        return io.NodeOutput(latent, report, ui=ui.PreviewText(report))
+        counter, found = host.EvaluationCounter(), []
+        model = guided(
+            model, lora, found.extend, gate, w_erased, w_unrelated, gate_steps, false_positive_rate, erased, w
+        )
+        latent = host.ksample(counter.watch(model), latent_image=latent_image, **ksampler)
+        report = {"gate": gate, "evaluations": counter.count, "pictures": latent["samples"].shape[0]}
+        if gate == INSIDE:
+            report["decisions"] = [
+                {"score": it.score, "threshold": it.threshold, "probability": it.probability, "erased": it.erased,
+                 "w": it.w} for it in found
+            ]  # fmt: skip
+            words = "\n".join(map(in_words, found))
+        else:
+            report["w"] = weight(gate, w_erased, w_unrelated, erased, w)
+            words = f"w = {report['w']:g}"
+        return io.NodeOutput(latent, json.dumps(report), ui=ui.PreviewText(f"{words}\n{counter.count} evaluations"))
+
+
+def in_words(it: Decision) -> str:
+    """A decision in a sentence."""
+    what = f"recognised, steered (w = {it.w:g})" if it.erased else f"not the concept (w = {it.w:g})"
+    return f"{what}: the LoRA changes it {it.score:.0%} as much as its target, threshold {it.threshold:.0%}"

@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..unguide_ops.probe import ProbeSettings
+
 CATEGORY = "UnGuide"
 ConceptSocket = io.Custom("UNGUIDE_CONCEPT")
 LoRASocket = io.Custom("UNGUIDE_LORA")
@@ -18,6 +20,20 @@ def size_inputs(what: str):
         io.Int.Input(side, default=512, min=16, max=4096, step=8, tooltip=f"{side.capitalize()} in pixels of {what}.")
         for side in ("width", "height")
     ]
+
+
+def rate_input(when: str):
+    """How often the calibrated gate may be wrong about an everyday prompt."""
+    return io.Float.Input(
+        "false_positive_rate",
+        default=ProbeSettings.false_positive_rate,
+        min=0.0001,
+        max=0.5,
+        step=0.0001,
+        optional=True,
+        tooltip=f"{when}: how often an everyday prompt may be taken for the concept. Higher: the gate finds more names "
+        "for it, and more things close by.",
+    )
 
 
 def w_inputs():

@@ -21,9 +21,11 @@ load_pack()
 import nodes  # noqa: E402
 import torch  # noqa: E402
 from unguide.demo_model import load_demo_model  # noqa: E402
-from unguide.unguide_ops import host, targets  # noqa: E402
+from unguide.unguide_ops import host, settings, targets  # noqa: E402
+from unguide.unguide_ops.calibrate import calibrate  # noqa: E402
 from unguide.unguide_ops.concept import EncodedConcept, concept_from  # noqa: E402
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair  # noqa: E402
+from unguide.unguide_ops.training import train  # noqa: E402
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 
@@ -74,12 +76,20 @@ def lora(model, clip):
 
 
 @pytest.fixture(scope="session")
+def trained(model, concept):
+    """The cat forgotten, and its gate calibrated."""
+    with torch.inference_mode():
+        lora = train(model, concept, settings.preset("object", width=64, height=64)).lora
+        return calibrate(model, lora, concept, 64, 64)[0]
+
+
+@pytest.fixture(scope="session")
 def sample(clip):
     """sample(MODEL, prompt, ...) -> the latent a stock KSampler gives, two pictures."""
 
-    def run(model, prompt=CAT, sampler="euler", steps=6, cfg=7.5, seed=3, negative=""):
+    def run(model, prompt=CAT, sampler="euler", steps=6, cfg=7.5, seed=3, negative="", scheduler="normal"):
         latent = nodes.EmptyLatentImage().generate(64, 64, 2)[0]
         positive, negative = host.encode(clip, prompt), host.encode(clip, negative)
-        return host.ksample(model, seed, steps, cfg, sampler, "normal", positive, negative, latent, 1.0)["samples"]
+        return host.ksample(model, seed, steps, cfg, sampler, scheduler, positive, negative, latent, 1.0)["samples"]
 
     return run

@@ -7,12 +7,11 @@ import pytest
 import torch
 from diffusers_terms import ddim_in_diffusers_terms
 from unguide.demo_model import load_demo_model
-from unguide.unguide_ops import figures, files, gate, host, settings
+from unguide.unguide_ops import figures, files, gate, host
 from unguide.unguide_ops.calibrate import calibrate
 from unguide.unguide_ops.concept import Concept
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
 from unguide.unguide_ops.probe import ProbeSettings, Walk, measure, probe, response
-from unguide.unguide_ops.training import train
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 SMALL = {"width": 64, "height": 64, "seeds": 2}
@@ -28,14 +27,6 @@ def merged_with(lora, model):
     for name, pair in lora.pairs.items():
         merged.get_submodule(host.module_paths(model)[name]).weight.data += pair.alpha * pair.up @ pair.down
     return merged
-
-
-@pytest.fixture(scope="module")
-def trained(model, concept):
-    """The cat forgotten, and calibrated."""
-    with torch.inference_mode():
-        lora = train(model, concept, settings.preset("object", width=64, height=64)).lora
-        return calibrate(model, lora, concept, 64, 64)[0]
 
 
 def test_paper_mode_is_the_published_procedure(model, clip, lora):

@@ -3,7 +3,7 @@
 import torch
 
 
-def blend(base: torch.Tensor, lora: torch.Tensor, w: float) -> torch.Tensor:
+def blend(base: torch.Tensor, lora: torch.Tensor, w: float | torch.Tensor) -> torch.Tensor:
     """UnGuidance: `e = w * e_base + (1 - w) * e_lora`, any shape.
 
     w = 1 is the base, w = 0 the LoRA, w = -1 steers away (2 * lora - base), w = 2 away from the LoRA. The weights sum

@@ -42,11 +42,11 @@ def unguide(model, lora: ConceptLoRA, w: float):
         with branch.attached(diffusion_model):
             yield
 
-    def predict(evaluate):
+    def predict(call: host.Call) -> list[torch.Tensor]:
         nonlocal checked
-        base = evaluate() if w != 0.0 else None
+        base = call.evaluate() if w != 0.0 else None
         with branch.on():
-            changed = evaluate()
+            changed = call.evaluate()
         if not checked:
             _check_effect(branch, base, changed)
             checked = True

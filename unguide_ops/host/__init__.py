@@ -7,10 +7,10 @@ from .live import LiveModel, empty_latent, noise_like, session
 from .memory import rows_that_fit, rows_to_train
 from .sampling import SAMPLERS, SCHEDULERS, ksample
 from .watching import Interrupted, Watch, decoder, say_on_node
-from .wrappers import EvaluationCounter, with_branch
+from .wrappers import Call, EvaluationCounter, with_branch
 
 __all__ = [
-    "SAMPLERS", "SCHEDULERS", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "Watch",
+    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "Watch",
     "check_trainable", "decoder", "empty_latent", "encode", "file_names", "fingerprint", "ksample", "layer_outputs",
     "lora_files", "lora_path", "module_paths", "new_lora_path", "noise_like", "pack_conditioning", "rows_that_fit",
     "rows_to_train", "say_on_node", "session", "stack", "unpack_conditioning", "weight_of", "with_branch",

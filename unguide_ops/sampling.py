@@ -1,0 +1,105 @@
+"""The gate inside sampling: the first steps tell which pictures touch the concept, and only these are steered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from scipy.special import expit
+
+from . import gate, host
+from .guidance import blend
+from .lora import ConceptLoRA
+from .probe import TARGET, ProbeSettings
+from .unguidance import branch_of
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """How the gate inside sampling decides, and what follows."""
+
+    w_erased: float = -1.0
+    w_unrelated: float = 1.0
+    steps: int = 1  # predictions, the first ones, that the LoRA's are compared at
+    false_positive_rate: float = ProbeSettings.false_positive_rate
+
+
+@dataclass
+class Decision:
+    """What the gate found of one picture of a batch."""
+
+    score: float
+    threshold: float
+    probability: float
+    w: float
+
+    @property
+    def erased(self) -> bool:
+        """Does its prompt touch the erased concept?"""
+        return self.score > self.threshold
+
+
+def unguide_where_erased(model, lora: ConceptLoRA, settings: GateSettings, decided: Callable[[list[Decision]], None]):
+    """A clone of MODEL that finds out in the first steps of a run which of its pictures touch the erased concept.
+
+    Until it has, the base drives. Then `decided` is told, and each picture goes on with its own w: where all have
+    w = 1 the LoRA is not asked again, and such a picture is the base's, bit for bit. Raises ValueError for a LoRA
+    without a calibration.
+    """
+    calibration = lora.calibration
+    if calibration is None or not lora.target_prompt:
+        raise ValueError(
+            "`gate` is 'inside sampling', but this LoRA is not calibrated: put UnGuide Calibrate between it and this "
+            "node, or set `gate` to 'always erase'."
+        )
+    branch = branch_of(model, lora)
+    target = f"{TARGET} {id(branch)}"
+    seen: dict[float, tuple[list[float], float, list[float]]] = {}  # noise level -> scores, threshold, log odds
+    weights: torch.Tensor | None = None
+
+    @contextmanager
+    def attached(diffusion_model: torch.nn.Module):
+        nonlocal weights
+        seen.clear()
+        weights = None
+        with branch.attached(diffusion_model):
+            yield
+
+    def look(call: host.Call, base: torch.Tensor) -> None:
+        (base_target,) = call.of(target)
+        with branch.on():
+            lora_prompt, lora_target = call.of(call.positive, target)
+        scores = gate.response(base, lora_prompt, base_target, lora_target).tolist()
+        limit = calibration.threshold(call.sigma, settings.false_positive_rate)
+        seen[call.sigma] = scores, limit, [calibration.log_odds(call.sigma, score) for score in scores]
+
+    def decide() -> list[Decision]:
+        scores, limits, odds = zip(*seen.values(), strict=True)
+        found = []
+        for score, chance in zip(
+            *([fmean(them) for them in zip(*its, strict=True)] for its in (scores, odds)), strict=True
+        ):
+            w = settings.w_erased if score > fmean(limits) else settings.w_unrelated
+            found.append(Decision(score, fmean(limits), float(expit(chance)), w))
+        return found
+
+    def predict(call: host.Call) -> list[torch.Tensor]:
+        nonlocal weights
+        base = call.evaluate()
+        if weights is None:
+            look(call, base[call.positive])
+            if len(seen) < settings.steps:
+                return base
+            decisions = decide()
+            decided(decisions)
+            weights = base[0].new_tensor([it.w for it in decisions]).view(-1, *[1] * (base[0].ndim - 1))
+        if (weights == 1).all():
+            return base
+        with branch.on():
+            changed = call.evaluate()
+        return [torch.where(weights == 1, b, blend(b, c, weights)) for b, c in zip(base, changed, strict=True)]
+
+    return host.with_branch(model, attached, predict, {target: host.unpack_conditioning(lora.target_prompt)})
