@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean as mean
 
 from dev.client import Graph, fetch_image, run_graph, title_of
-from dev.demo_graph import COLUMNS, base_graph, forget_graph, untouched_graph
+from dev.demo_graph import COLUMNS, SAMPLING, base_graph, forget_graph, untouched_graph
 from dev.environment import BASE, ROOT
 from dev.progress import GraphProgress
 from dev.server import HostServer
@@ -195,8 +195,9 @@ def summary(report: dict, output: Path) -> str:
     lines += [
         "",
         f"Each LoRA was trained in {trained} evaluations of the model (the paper: about 10,800).",
-        f"The probe decided each prompt; unrelated ones cost {plain} evaluations, as plain sampling does, and erased",
-        f"ones {steered}. A plain KSampler gave {untouched} before and after each run.",
+        f"The gate decided each picture in its first step: unrelated ones cost {plain} evaluations (plain sampling:",
+        f"{2 * SAMPLING['steps'] * PICTURES}), erased ones {steered}.",
+        f"A plain KSampler gave {untouched} before and after each run.",
         f"Done in {figures['seconds_total']:.0f} s. Grids, loss curves, probe charts and report.json: {output}",
     ]
     return "\n".join(lines)

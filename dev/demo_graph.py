@@ -133,7 +133,7 @@ def forget_graph(concept: str, prompts: list[str], pictures: int, folder: str, *
         )
         sampled = build.add("KSampler", f"KSampler, w = {w}", model=[steered, 0], **drawing)
         build.draw(column, [sampled, 0], vae, folder)
-    sampled = build.add("UnGuidanceKSampler", model=model, lora=lora, gate="linked", w=[probed, 0], **gate, **drawing)
+    sampled = build.add("UnGuidanceKSampler", model=model, lora=lora, gate="inside sampling", **gate, **drawing)
     build.draw("unguide", [sampled, 0], vae, folder)
     build.add("PreviewAny", "sampling report", source=[sampled, 1])
     return build.graph

@@ -1,6 +1,8 @@
 """UnGuidance as nodes."""
 
+import inspect
 import json
+from dataclasses import asdict
 
 from comfy_api.latest import io, ui
 
@@ -49,7 +51,10 @@ def more_inputs():
     ]
 
 
-def guided(model, lora, decided, gate, w_erased, w_unrelated, gate_steps, false_positive_rate, erased, w):
+def guided(
+    model, lora, decided, gate, w_erased, w_unrelated, erased=None, w=None,
+    gate_steps=GateSettings.steps, false_positive_rate=GateSettings.false_positive_rate,
+):  # fmt: skip
     """The MODEL that the gate's inputs ask for; `decided` is told what a gate inside sampling finds."""
     if gate == INSIDE:
         settings = GateSettings(w_erased, w_unrelated, gate_steps, false_positive_rate)
@@ -58,7 +63,7 @@ def guided(model, lora, decided, gate, w_erased, w_unrelated, gate_steps, false_
 
 
 def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, w: float | None) -> float:
-    """The w that the gate's inputs ask for. Raises ValueError when the gate is linked and nothing is."""
+    """The w for every picture. Raises ValueError when the gate is linked and nothing is."""
     if gate == OFF:
         return 1.0
     if gate == ALWAYS_ERASE:
@@ -68,9 +73,12 @@ def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, 
     if erased is None:
         raise ValueError(
             f"`gate` is {LINKED!r}, but neither `w` nor `erased` is: link one from UnGuide Stability Probe, "
-            f"or set `gate` to {ALWAYS_ERASE!r}."
+            f"or set `gate` to {INSIDE!r}."
         )
     return w_erased if erased else w_unrelated
+
+
+GATE = inspect.signature(guided).parameters.keys() - {"model", "lora", "decided"}
 
 
 class UnGuidance(io.ComfyNode):
@@ -95,9 +103,9 @@ class UnGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, lora, erased=None, w=None, **gate) -> io.NodeOutput:
+    def execute(cls, model, lora, **gate) -> io.NodeOutput:
         """The guided MODEL."""
-        return io.NodeOutput(guided(model, lora, lambda decisions: None, erased=erased, w=w, **gate))
+        return io.NodeOutput(guided(model, lora, lambda decisions: None, **gate))
 
 
 class UnGuidanceKSampler(io.ComfyNode):
@@ -150,27 +158,16 @@ class UnGuidanceKSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model, lora, gate, w_erased, w_unrelated, latent_image, gate_steps=1, false_positive_rate=0.001,
-        erased=None, w=None, **ksampler,
-    ) -> io.NodeOutput:  # fmt: skip
+    def execute(cls, model, lora, latent_image, **inputs) -> io.NodeOutput:
         """The latent and the report."""
+        gate = {name: inputs.pop(name) for name in GATE & inputs.keys()}
         counter, found = host.EvaluationCounter(), []
-        model = guided(
-            model, lora, found.extend, gate, w_erased, w_unrelated, gate_steps, false_positive_rate, erased, w
-        )
-        latent = host.ksample(counter.watch(model), latent_image=latent_image, **ksampler)
-        report = {"gate": gate, "evaluations": counter.count, "pictures": latent["samples"].shape[0]}
-        if gate == INSIDE:
-            report["decisions"] = [
-                {"score": it.score, "threshold": it.threshold, "probability": it.probability, "erased": it.erased,
-                 "w": it.w} for it in found
-            ]  # fmt: skip
-            words = "\n".join(map(in_words, found))
-        else:
-            report["w"] = weight(gate, w_erased, w_unrelated, erased, w)
-            words = f"w = {report['w']:g}"
-        return io.NodeOutput(latent, json.dumps(report), ui=ui.PreviewText(f"{words}\n{counter.count} evaluations"))
+        model = counter.watch(guided(model, lora, found.extend, **gate))
+        latent = host.ksample(model, latent_image=latent_image, **inputs)
+        report = {"gate": gate["gate"], "evaluations": counter.count, "pictures": latent["samples"].shape[0],
+                  "decisions": [{**asdict(it), "erased": it.erased} for it in found]}  # fmt: skip
+        words = "\n".join([*map(in_words, found), f"{counter.count} evaluations"])
+        return io.NodeOutput(latent, json.dumps(report), ui=ui.PreviewText(words))
 
 
 def in_words(it: Decision) -> str:

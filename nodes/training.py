@@ -152,15 +152,19 @@ class UnGuideTrainLoRA(io.ComfyNode):
     @classmethod
     def finish(cls, model, concept, trained, preset, chosen, grid_steps, vae, watch):
         """Calibrate the LoRA's gate, and show what it does."""
-        lora, calibrating = calibrate(model, trained.lora, concept, chosen.width, chosen.height)
+        try:
+            lora, calibrating = calibrate(model, trained.lora, concept, chosen.width, chosen.height)
+            problem = ""
+        except ValueError as error:  # a LoRA that does nothing yet: it can still be trained on
+            lora, calibrating, problem = trained.lora, 0, str(error)
         curve = figures.loss_curve(trained.monitor.history, 1 + chosen.negative_guidance)
         latent = host.empty_latent(model, chosen.width, chosen.height)
         grid, cost = curve, 0
         if grid_steps:
             grid, cost = showcase(model, lora, concept, latent, grid_steps, host.decoder(model, vae))
             watch.last_picture(grid)
-        costs = {"evaluations_calibration": calibrating, "evaluations_grid": cost}
-        report = json.dumps({"preset": preset, **trained.report(), **costs}, indent=1)
+        rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}
+        report = json.dumps({"preset": preset, **trained.report(), **rest}, indent=1)
         return io.NodeOutput(lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))
 
 

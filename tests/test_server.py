@@ -55,7 +55,9 @@ def test_the_demo_s_graph_runs_and_leaves_the_host_as_it_was(url):
         zip(PROMPTS, [-1.0, -1.0, 1.0, 1.0], strict=True)
     )
     sampling = [json.loads(text) for text in shown["sampling report"]["text"]]
-    assert [entry["evaluations"] for entry in sampling] == [160, 160, 80, 80]
+    assert [entry["evaluations"] for entry in sampling] == [166, 166, 86, 86]
+    assert [it["w"] for entry in sampling for it in entry["decisions"]] == [-1.0] * 4 + [1.0] * 4
+    assert training["calibration"] == "done"
     for title in ("loss curve", "probe chart"):
         assert fetch_image(url, shown[title]["images"][0]).startswith(b"\x89PNG")
     assert plain(url, 1).equal(before)
@@ -99,8 +101,8 @@ def test_a_lora_that_cannot_be_saved_is_not_lost(url):
 def test_errors_say_what_to_change(url):
     demo = graph(iterations=3)
     (sampler,) = [it for it in demo.values() if it["class_type"] == "UnGuidanceKSampler"]
-    del sampler["inputs"]["w"]
-    with pytest.raises(GraphError, match="set `gate` to 'always erase'"):
+    sampler["inputs"]["gate"] = "linked"
+    with pytest.raises(GraphError, match="set `gate` to 'inside sampling'"):
         run_graph(url, demo)
 
 
