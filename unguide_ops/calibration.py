@@ -12,7 +12,7 @@ from . import gate
 
 VERSION = 1
 MOST = 1000  # scores of a group
-HALFWAY = 0.5  # to the target, whose score is 1
+HIGHEST = 0.25  # threshold; the target has 1. Chosen on the `choose` words of the benchmark
 
 Scores = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(max_length=MOST)]
 
@@ -55,10 +55,11 @@ class Calibration(BaseModel):
     def threshold(self, sigma: float, false_positive_rate: float) -> float:
         """The score beyond which a prompt means the concept, at any noise level: between levels, in log sigma.
 
-        With it unrelated prompts are taken for the concept at this rate. It is at most halfway to the target, however
-        noisy the unrelated prompts: rather a false alarm than a gate that never opens.
+        With it unrelated prompts are taken for the concept at this rate, or at a higher one: the threshold is at most
+        a quarter of the target's own score, however noisy the unrelated prompts. Rather a false alarm than a name for
+        the concept that gets through.
         """
-        return self._at(sigma, lambda level: min(gate.threshold(level.unrelated, false_positive_rate), HALFWAY))
+        return self._at(sigma, lambda level: min(gate.threshold(level.unrelated, false_positive_rate), HIGHEST))
 
     def log_odds(self, sigma: float, score: float) -> float:
         """That a prompt with this score means the concept (see `gate.log_odds`)."""
