@@ -166,8 +166,8 @@ class UnGuidanceKSampler(io.ComfyNode):
         latent = host.ksample(model, latent_image=latent_image, **inputs)
         report = {"gate": gate["gate"], "evaluations": counter.count, "pictures": latent["samples"].shape[0],
                   "decisions": [{**asdict(it), "erased": it.erased} for it in found]}  # fmt: skip
-        words = "\n".join([*map(in_words, found), f"{counter.count} evaluations"])
-        return io.NodeOutput(latent, json.dumps(report), ui=ui.PreviewText(words))
+        host.say_on_node("\n".join([*map(in_words, found), f"{counter.count} evaluations"]))
+        return io.NodeOutput(latent, json.dumps(report), ui=ui.PreviewText(json.dumps(report)))
 
 
 def in_words(it: Decision) -> str:

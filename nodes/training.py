@@ -163,8 +163,10 @@ class UnGuideTrainLoRA(io.ComfyNode):
         if grid_steps:
             grid, cost = showcase(model, lora, concept, latent, grid_steps, host.decoder(model, vae))
             watch.last_picture(grid)
+        done = trained.report()
+        host.say_on_node(f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}")
         rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}
-        report = json.dumps({"preset": preset, **trained.report(), **rest}, indent=1)
+        report = json.dumps({"preset": preset, **done, **rest}, indent=1)
         return io.NodeOutput(lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))
 
 
