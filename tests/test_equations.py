@@ -105,10 +105,11 @@ def test_the_fewer_scores_are_known_the_higher_the_threshold_and_too_few_are_ref
         gate.threshold(few[:2], 0.01)
 
 
-def test_odds_are_even_halfway_and_grow_with_the_score():
-    unrelated, erased = [0.0, 0.1, -0.1], [0.9, 1.1]
-    low, even, high = (gate.log_odds(score, unrelated, erased) for score in (0.2, 0.5, 0.8))
-    assert even == pytest.approx(0.0, abs=1e-9) and low == pytest.approx(-high) and high > 5
+def test_the_probability_grows_with_the_score_from_0_to_almost_1():
+    unrelated = [0.0, 0.03, -0.03, 0.05, -0.05]
+    chances = [gate.probability(score / 20, unrelated) for score in range(-4, 25)]
+    assert chances == sorted(chances) and chances[0] == 0.0 and chances[4] == 0.0 and chances[-1] > 0.99
+    assert gate.probability(gate.threshold(unrelated, 0.001), unrelated) > 0.5
 
 
 @given(st.integers(1, 4), st.integers(4, 9), st.integers(4, 9), st.floats(0.1, 9))

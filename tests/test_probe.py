@@ -53,7 +53,7 @@ def test_calibrated_mode_finds_every_name_and_spares_other_classes(model, clip, 
     found = probe(model, trained, encode_with(clip), prompts, ProbeSettings(**SMALL))
     assert [reading.erased for reading in found.readings] == [True] * 4 + [False] * 10
     assert found.readings[0].score == pytest.approx(1.0, abs=0.01) and found.readings[0].probability > 0.99
-    assert abs(found.readings[-1].score) < 0.2 and found.readings[-1].probability < 0.01
+    assert abs(found.readings[-1].score) < 0.2 and found.readings[-1].probability < 0.1
     assert found.evaluations == 14 * 2 * 12 + 2 * 2  # base and LoRA thrice, cond and "" on the way, the target's pairs
     assert found.readings[0].evaluations - 5 * 2 <= 2 * 10  # beyond what plain CFG evaluates at these steps
     assert not found.warnings

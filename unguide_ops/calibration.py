@@ -61,9 +61,9 @@ class Calibration(BaseModel):
         """
         return self._at(sigma, lambda level: min(gate.threshold(level.unrelated, false_positive_rate), HIGHEST))
 
-    def log_odds(self, sigma: float, score: float) -> float:
-        """That a prompt with this score means the concept (see `gate.log_odds`)."""
-        return self._at(sigma, lambda level: gate.log_odds(score, level.unrelated, level.erased))
+    def probability(self, sigma: float, score: float) -> float:
+        """That a prompt with this score means the concept (see `gate.probability`)."""
+        return self._at(sigma, lambda level: gate.probability(score, level.unrelated))
 
     def _at(self, sigma: float, value) -> float:
         above = min((level for level in self.levels if level.sigma >= sigma), key=_sigma, default=None)

@@ -53,13 +53,21 @@ def threshold(unrelated: Sequence[float], false_positive_rate: float) -> float:
         raise ValueError(
             f"There are scores of {len(unrelated)} unrelated prompts, too few for a threshold: at least {FEWEST}."
         )
-    scale = stdev(unrelated) * ((TAILS - 2) / TAILS * (1 + 1 / len(unrelated))) ** 0.5
-    return fmean(unrelated) + float(student.isf(false_positive_rate, TAILS)) * scale
+    center, scale = _heavy_tails(unrelated)
+    return center + float(student.isf(false_positive_rate, TAILS)) * scale
 
 
-def log_odds(score: float, unrelated: Sequence[float], erased: Sequence[float]) -> float:
-    """That a prompt with this score means the concept, if half of all prompts did: two normals of one variance."""
-    low, high = fmean(unrelated), fmean(erased)
-    variance = max(1e-6, (sum((s - low) ** 2 for s in unrelated) + sum((s - high) ** 2 for s in erased))
-                 / (len(unrelated) + len(erased) - 1))  # fmt: skip
-    return (score - (low + high) / 2) * (high - low) / variance
+def probability(score: float, unrelated: Sequence[float]) -> float:
+    """That a prompt with this score means the concept, if half of all prompts did.
+
+    Unrelated prompts score as those that are known (see `threshold`); names for the concept anywhere between 0 and the
+    target's 1, the higher the likelier: density 2 * score.
+    """
+    center, scale = _heavy_tails(unrelated)
+    named = 2 * min(max(score, 0.0), 1.0)
+    return named / (named + float(student.pdf((score - center) / scale, TAILS)) / scale)
+
+
+def _heavy_tails(scores: Sequence[float]) -> tuple[float, float]:
+    """Centre and scale of the t distribution that one more score would have."""
+    return fmean(scores), max(1e-6, stdev(scores) * ((TAILS - 2) / TAILS * (1 + 1 / len(scores))) ** 0.5)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 import torch
-from scipy.special import expit
 
 from . import gate, host
 from .branch import Branch
@@ -128,8 +127,7 @@ def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], sett
     found = measure(model, lora, encode, prompts, settings.seeds, settings.seed, walk, response)
     readings = [Reading(prompt, found.of(prompt), thresholds, found.each() * settings.seeds) for prompt in prompts]
     for it in readings:
-        odds = fmean(calibration.log_odds(sigma, score) for sigma, score in zip(sigmas, it.course, strict=True))
-        it.probability = float(expit(odds))
+        it.probability = fmean(calibration.probability(s, score) for s, score in zip(sigmas, it.course, strict=True))
     misfits = calibration.misfits(host.fingerprint(model), settings.width, settings.height, settings.cfg)
     warnings = [f"The calibration does not fit: {it}. Put UnGuide Calibrate before the probe." for it in misfits]
     return Probe(settings.mode, readings, sigmas, found.evaluations, warnings)

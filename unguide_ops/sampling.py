@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from scipy.special import expit
 
 from . import gate, host
 from .guidance import blend
@@ -57,7 +56,7 @@ def unguide_where_erased(model, lora: ConceptLoRA, settings: GateSettings, decid
         )
     branch = branch_of(model, lora)
     target = f"{TARGET} {id(branch)}"
-    seen: dict[float, tuple[list[float], float, list[float]]] = {}  # noise level -> scores, threshold, log odds
+    seen: dict[float, list[float]] = {}  # noise level -> the pictures' scores
     weights: torch.Tensor | None = None
 
     @contextmanager
@@ -72,18 +71,16 @@ def unguide_where_erased(model, lora: ConceptLoRA, settings: GateSettings, decid
         (base_target,) = call.of(target)
         with branch.on():
             lora_prompt, lora_target = call.of(call.positive, target)
-        scores = gate.response(base, lora_prompt, base_target, lora_target).tolist()
-        limit = calibration.threshold(call.sigma, settings.false_positive_rate)
-        seen[call.sigma] = scores, limit, [calibration.log_odds(call.sigma, score) for score in scores]
+        seen[call.sigma] = gate.response(base, lora_prompt, base_target, lora_target).tolist()
 
     def decide() -> list[Decision]:
-        scores, limits, odds = zip(*seen.values(), strict=True)
+        threshold = fmean(calibration.threshold(sigma, settings.false_positive_rate) for sigma in seen)
         found = []
-        for score, chance in zip(
-            *([fmean(them) for them in zip(*its, strict=True)] for its in (scores, odds)), strict=True
-        ):
-            w = settings.w_erased if score > fmean(limits) else settings.w_unrelated
-            found.append(Decision(score, fmean(limits), float(expit(chance)), w))
+        for scores in zip(*seen.values(), strict=True):
+            score = fmean(scores)
+            chance = fmean(calibration.probability(sigma, at) for sigma, at in zip(seen, scores, strict=True))
+            w = settings.w_erased if score > threshold else settings.w_unrelated
+            found.append(Decision(score, threshold, chance, w))
         return found
 
     def predict(call: host.Call) -> list[torch.Tensor]:
