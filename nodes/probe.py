@@ -94,7 +94,7 @@ class UnGuideStabilityProbe(io.ComfyNode):
                 f"probe early, after a fifth of them or so."
             )
         found = probe(model, lora, lambda prompt: host.encode(clip, prompt), prompts, settings)
-        erased = [reading.erased for reading in found.readings]
+        erased = [reading.verdict.erased for reading in found.readings]
         weights = [w_erased if it else w_unrelated for it in erased]
         report = found.report(weights)
         chart = figures.probe_chart(report, lora.calibration if settings.mode == gate.CALIBRATED else None)

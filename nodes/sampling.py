@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from dataclasses import asdict
 
 from comfy_api.latest import io, ui
 
@@ -165,12 +164,13 @@ class UnGuidanceKSampler(io.ComfyNode):
         model = counter.watch(guided(model, lora, found.extend, **gate))
         latent = host.ksample(model, latent_image=latent_image, **inputs)
         report = {"gate": gate["gate"], "evaluations": counter.count, "pictures": latent["samples"].shape[0],
-                  "decisions": [{**asdict(it), "erased": it.erased} for it in found]}  # fmt: skip
+                  "decisions": [{**it.verdict.report(), "w": it.w} for it in found]}  # fmt: skip
         host.say_on_node("\n".join([*map(in_words, found), f"{counter.count} evaluations"]))
         return io.NodeOutput(latent, json.dumps(report), ui=ui.PreviewText(json.dumps(report)))
 
 
 def in_words(it: Decision) -> str:
     """A decision in a sentence."""
-    what = f"recognised, steered (w = {it.w:g})" if it.erased else f"not the concept (w = {it.w:g})"
-    return f"{what}: the LoRA changes it {it.score:.0%} as much as its target, threshold {it.threshold:.0%}"
+    what = "recognised, steered" if it.verdict.erased else "not the concept"
+    return (f"{what} (w = {it.w:g}): the LoRA changes it {it.verdict.score:.0%} as much as its target, threshold "
+            f"{it.verdict.threshold:.0%}")  # fmt: skip

@@ -43,7 +43,7 @@ def test_paper_mode_is_the_published_procedure(model, clip, lora):
     found = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, seed=7, **SMALL))
     for reading in found.readings:
         assert [s for (s,) in reading.scores] == pytest.approx([score(reading.prompt, s) for s in (7, 8)], rel=1e-3)
-        assert reading.threshold == pytest.approx(sum(score("", s) for s in (7, 8)) / 2, rel=1e-3)
+        assert reading.verdict.threshold == pytest.approx(sum(score("", s) for s in (7, 8)) / 2, rel=1e-3)
     assert found.evaluations == 3 * 2 * (10 * 2 + 2)
 
 
@@ -51,9 +51,11 @@ def test_calibrated_mode_finds_every_name_and_spares_other_classes(model, clip, 
     concept = Concept.model_validate(trained.concept)
     prompts = [*concept.erased, *concept.other]
     found = probe(model, trained, encode_with(clip), prompts, ProbeSettings(**SMALL))
-    assert [reading.erased for reading in found.readings] == [True] * 4 + [False] * 10
-    assert found.readings[0].score == pytest.approx(1.0, abs=0.01) and found.readings[0].probability > 0.99
-    assert abs(found.readings[-1].score) < 0.2 and found.readings[-1].probability < 0.1
+    assert [reading.verdict.erased for reading in found.readings] == [True] * 4 + [False] * 10
+    assert (
+        found.readings[0].verdict.score == pytest.approx(1.0, abs=0.01) and found.readings[0].verdict.probability > 0.99
+    )
+    assert abs(found.readings[-1].verdict.score) < 0.2 and found.readings[-1].verdict.probability < 0.1
     assert found.evaluations == 14 * 2 * 12 + 2 * 2  # base and LoRA thrice, cond and "" on the way, the target's pairs
     assert found.readings[0].evaluations - 5 * 2 <= 2 * 10  # beyond what plain CFG evaluates at these steps
     assert not found.warnings

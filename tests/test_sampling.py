@@ -22,7 +22,7 @@ def gated(model, lora, **settings):
 def test_an_unrelated_picture_is_the_base_s_bit_for_bit(model, trained, sample, sampler):
     guided, found = gated(model, trained)
     assert torch.equal(sample(guided, DOG, sampler), sample(model, DOG, sampler))
-    assert [it.w for it in found] == [1.0, 1.0] and all(it.score < it.threshold for it in found)
+    assert [it.w for it in found] == [1.0, 1.0] and all(it.verdict.score < it.verdict.threshold for it in found)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc"])
@@ -32,7 +32,7 @@ def test_an_erased_picture_is_steered_from_the_first_step_on(model, trained, sam
         sample(guided, CAT, sampler), sample(unguide(model, trained, -1.0), CAT, sampler), rtol=1e-4, atol=1e-4
     )
     assert [it.w for it in found] == [-1.0, -1.0] and all(
-        it.score == pytest.approx(1, abs=0.02) and it.probability > 0.99 for it in found
+        it.verdict.score == pytest.approx(1, abs=0.02) and it.verdict.probability > 0.99 for it in found
     )
 
 
@@ -45,7 +45,7 @@ def test_every_picture_of_a_batch_is_decided_by_itself(model, clip, trained):
 
     guided, found = gated(model, trained)
     drawn, base, steered = draw(guided), draw(model), draw(unguide(model, trained, -1.0))
-    assert [it.erased for it in found] == [True, False]
+    assert [it.verdict.erased for it in found] == [True, False]
     assert torch.equal(drawn[1], base[1])
     torch.testing.assert_close(drawn[0], steered[0], rtol=1e-4, atol=1e-4)
 
@@ -63,13 +63,13 @@ def test_the_score_is_the_probe_s(model, clip, trained, sample):
     sample(guided, DOG, "ddim", seed=3, steps=10, scheduler="ddim_uniform")
     walk = Walk(10, (0,), 7.5, 64, 64)
     measured = measure(model, trained, lambda p: host.encode(clip, p), [DOG], 1, 3, walk, response).of(DOG)
-    assert found[0].score == pytest.approx(measured[0][0], abs=0.01)  # KSampler scales the noise a little less
+    assert found[0].verdict.score == pytest.approx(measured[0][0], abs=0.01)  # KSampler scales the noise a little less
 
 
 def test_a_negative_prompt_does_not_open_the_gate(model, trained, sample):
     guided, found = gated(model, trained)
     assert torch.equal(sample(guided, DOG, negative=CAT), sample(model, DOG, negative=CAT))
-    assert not any(it.erased for it in found)
+    assert not any(it.verdict.erased for it in found)
 
 
 def test_the_target_s_prompt_stays_out_of_the_next_run(model, trained, sample):

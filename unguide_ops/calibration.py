@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
+from statistics import fmean
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,6 +53,14 @@ class Calibration(BaseModel):
     cfg: float = Field(allow_inf_nan=False)  # of the steps between the levels
     steps: int = Field(gt=0)  # of the DDIM schedule
     levels: tuple[Level, ...] = Field(min_length=1, max_length=50)
+
+    def judge(self, course: Mapping[float, float], false_positive_rate: float) -> gate.Verdict:
+        """On a prompt's scores at some noise levels: score, threshold and probability are means over them."""
+        return gate.Verdict(
+            fmean(course.values()),
+            fmean(self.threshold(sigma, false_positive_rate) for sigma in course),
+            fmean(self.probability(sigma, score) for sigma, score in course.items()),
+        )
 
     def threshold(self, sigma: float, false_positive_rate: float) -> float:
         """The score beyond which a prompt means the concept, at any noise level: between levels, in log sigma.

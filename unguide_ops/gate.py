@@ -7,6 +7,7 @@ the target prompt; predictions are [B, ...], scores [B].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
 import torch
@@ -17,6 +18,24 @@ MODES = (CALIBRATED, PAPER)
 LEAST_EFFECT = 1e-5  # of a LoRA on its target's prediction; below is rounding
 TAILS = 3  # normal ones would be infinitely many
 FEWEST = 3  # scores of unrelated prompts that a threshold can be made of
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A prompt's score, the threshold it is held against, and how likely it means the concept (None: not known)."""
+
+    score: float
+    threshold: float
+    probability: float | None = None
+
+    @property
+    def erased(self) -> bool:
+        """Does it touch the erased concept?"""
+        return self.score > self.threshold
+
+    def report(self) -> dict:
+        """JSON-like."""
+        return {**asdict(self), "erased": self.erased}
 
 
 def change_norm(base: torch.Tensor, lora: torch.Tensor) -> torch.Tensor:

@@ -36,38 +36,17 @@ class ProbeSettings:
 
 @dataclass
 class Reading:
-    """One prompt's scores, [seeds][noise levels], and the threshold at each level."""
+    """One prompt's scores, [seeds][noise levels], what they cost, and what follows from them."""
 
     prompt: str
     scores: list[list[float]]
-    thresholds: list[float]
     evaluations: int
-    probability: float | None = None  # that it means the concept; None without a calibration
-
-    @property
-    def course(self) -> list[float]:
-        """The score at each noise level: mean over the seeds."""
-        return [fmean(level) for level in zip(*self.scores, strict=True)]
-
-    @property
-    def score(self) -> float:
-        """Mean over seeds and noise levels."""
-        return fmean(self.course)
+    verdict: gate.Verdict
 
     @property
     def spread(self) -> float:
         """Standard deviation over the seeds; 0 for a single seed."""
         return pstdev(fmean(levels) for levels in self.scores)
-
-    @property
-    def threshold(self) -> float:
-        """Mean over the noise levels."""
-        return fmean(self.thresholds)
-
-    @property
-    def erased(self) -> bool:
-        """Does it touch the erased concept?"""
-        return self.score > self.threshold
 
 
 @dataclass
@@ -87,23 +66,27 @@ class Probe:
             "evaluations": self.evaluations,
             "warnings": self.warnings,
             "prompts": [
-                {"prompt": r.prompt, "score": r.score, "spread": r.spread, "threshold": r.threshold,
-                 "probability": r.probability, "erased": r.erased, "w": w, "evaluations": r.evaluations,
-                 "course": [{"sigma": s, "score": at} for s, at in zip(self.sigmas, r.course, strict=True)],
-                 "why": self.why(r)}
+                {"prompt": r.prompt, **r.verdict.report(), "spread": r.spread, "w": w,
+                 "evaluations": r.evaluations, "why": self.why(r.prompt, r.verdict),
+                 "course": [{"sigma": s, "score": at} for s, at in zip(self.sigmas, over_seeds(r.scores), strict=True)]}
                 for r, w in zip(self.readings, weights, strict=True)
             ],
         }  # fmt: skip
 
-    def why(self, reading: Reading) -> str:
+    def why(self, prompt: str, it: gate.Verdict) -> str:
         """The decision in a sentence."""
-        decided = "recognised as the concept" if reading.erased else "not the concept, left to the base model"
-        name = reading.prompt or "the empty prompt"
+        decided = "recognised as the concept" if it.erased else "not the concept, left to the base model"
+        name = prompt or "the empty prompt"
         if self.mode == gate.PAPER:
-            return (f"{name}: {decided}. The LoRA changes it by {reading.score:.2f} on average over the seeds, the "
-                    f"empty prompt by {reading.threshold:.2f}.")  # fmt: skip
-        return (f"{name}: {decided}. The LoRA changes it {reading.score:.0%} as much as its target; from "
-                f"{reading.threshold:.0%} on it counts as the concept.")  # fmt: skip
+            return (f"{name}: {decided}. The LoRA changes it by {it.score:.2f} on average over the seeds, the empty "
+                    f"prompt by {it.threshold:.2f}.")  # fmt: skip
+        return (f"{name}: {decided}. The LoRA changes it {it.score:.0%} as much as its target; from {it.threshold:.0%} "
+                f"on it counts as the concept.")  # fmt: skip
+
+
+def over_seeds(scores: list[list[float]]) -> list[float]:
+    """Scores [seeds][noise levels] as means over the seeds."""
+    return [fmean(level) for level in zip(*scores, strict=True)]
 
 
 def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], settings: ProbeSettings) -> Probe:
@@ -122,12 +105,14 @@ def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], sett
             f"probe, or set `mode` to {gate.PAPER!r}."
         )
     sigmas = [level.sigma for level in calibration.levels]
-    thresholds = [calibration.threshold(sigma, settings.false_positive_rate) for sigma in sigmas]
     walk = calibration_walk(calibration.steps, len(sigmas), calibration.cfg, settings.width, settings.height)
     found = measure(model, lora, encode, prompts, settings.seeds, settings.seed, walk, response)
-    readings = [Reading(prompt, found.of(prompt), thresholds, found.each() * settings.seeds) for prompt in prompts]
-    for it in readings:
-        it.probability = fmean(calibration.probability(s, score) for s, score in zip(sigmas, it.course, strict=True))
+
+    def verdict(scores: list[list[float]]) -> gate.Verdict:
+        course = dict(zip(sigmas, over_seeds(scores), strict=True))
+        return calibration.judge(course, settings.false_positive_rate)
+
+    readings = found.readings(prompts, verdict)
     misfits = calibration.misfits(host.fingerprint(model), settings.width, settings.height, settings.cfg)
     warnings = [f"The calibration does not fit: {it}. Put UnGuide Calibrate before the probe." for it in misfits]
     return Probe(settings.mode, readings, sigmas, found.evaluations, warnings)
@@ -137,7 +122,7 @@ def _probe_as_in_the_paper(model, lora, encode: Encode, prompts: list[str], sett
     walk = Walk(settings.steps, (settings.probe_steps,), settings.cfg, settings.width, settings.height)
     found = measure(model, lora, encode, [*prompts, NEUTRAL], settings.seeds, settings.seed, walk, change_norm)
     neutral = fmean(score for (score,) in found.of(NEUTRAL))
-    readings = [Reading(prompt, found.of(prompt), [neutral], found.each() * settings.seeds) for prompt in prompts]
+    readings = found.readings(prompts, lambda scores: gate.Verdict(fmean(score for (score,) in scores), neutral))
     return Probe(settings.mode, readings, found.sigmas, found.evaluations, [])
 
 
@@ -213,9 +198,11 @@ class Measured:
         """A prompt's scores, [seeds][stops]."""
         return [scores for (of, _), scores in self.scores.items() if of == prompt]
 
-    def each(self) -> int:
-        """Evaluations for one prompt and noise, rounded up."""
-        return -(-self.evaluations // len(self.scores))
+    def readings(self, prompts: list[str], verdict: Callable[[list[list[float]]], gate.Verdict]) -> list[Reading]:
+        """Each prompt's, with its part of the evaluations, rounded up."""
+        each = [self.of(prompt) for prompt in prompts]
+        return [Reading(prompt, scores, -(-self.evaluations * len(scores) // len(self.scores)), verdict(scores))
+                for prompt, scores in zip(prompts, each, strict=True)]  # fmt: skip
 
 
 def measure(

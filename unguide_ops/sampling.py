@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 
@@ -26,19 +25,12 @@ class GateSettings:
     false_positive_rate: float = ProbeSettings.false_positive_rate
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decision:
-    """What the gate found of one picture of a batch."""
+    """What the gate found of one picture of a batch, and the w it goes on with."""
 
-    score: float
-    threshold: float
-    probability: float
+    verdict: gate.Verdict
     w: float
-
-    @property
-    def erased(self) -> bool:
-        """Does its prompt touch the erased concept?"""
-        return self.score > self.threshold
 
 
 def unguide_where_erased(model, lora: ConceptLoRA, settings: GateSettings, decided: Callable[[list[Decision]], None]):
@@ -74,14 +66,9 @@ def unguide_where_erased(model, lora: ConceptLoRA, settings: GateSettings, decid
         seen[call.sigma] = gate.response(base, lora_prompt, base_target, lora_target).tolist()
 
     def decide() -> list[Decision]:
-        threshold = fmean(calibration.threshold(sigma, settings.false_positive_rate) for sigma in seen)
-        found = []
-        for scores in zip(*seen.values(), strict=True):
-            score = fmean(scores)
-            chance = fmean(calibration.probability(sigma, at) for sigma, at in zip(seen, scores, strict=True))
-            w = settings.w_erased if score > threshold else settings.w_unrelated
-            found.append(Decision(score, threshold, chance, w))
-        return found
+        courses = [dict(zip(seen, scores, strict=True)) for scores in zip(*seen.values(), strict=True)]
+        verdicts = [calibration.judge(course, settings.false_positive_rate) for course in courses]
+        return [Decision(it, settings.w_erased if it.erased else settings.w_unrelated) for it in verdicts]
 
     def predict(call: host.Call) -> list[torch.Tensor]:
         nonlocal weights

@@ -63,7 +63,7 @@ def forget(
         erased = {}
         for label, mode, seeds in ((PAPER, gate.PAPER, PAPER_SEEDS), (GATED, gate.CALIBRATED, 1)):
             found = probe(it.model, lora, encoded.encode, probed, ProbeSettings(mode=mode, seeds=seeds, **size))
-            erased[label] = [reading.prompt for reading in found.readings if reading.erased]
+            erased[label] = [reading.prompt for reading in found.readings if reading.verdict.erased]
         scores = scores_along(it, {name: lora}, encoded.encode, [(prompt, 0) for prompt in probed], GATE_STEPS)[name]
     asked = dict.fromkeys(ways, drawn)
     if "w_2" not in ways:
