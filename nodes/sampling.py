@@ -104,6 +104,8 @@ class UnGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, **gate) -> io.NodeOutput:
         """The guided MODEL."""
+        if gate["gate"] == INSIDE and lora.calibration:
+            host.say_on_node("\n".join(lora.calibration.misfits(host.fingerprint(model))))
         return io.NodeOutput(guided(model, lora, lambda decisions: None, **gate))
 
 
@@ -160,12 +162,15 @@ class UnGuidanceKSampler(io.ComfyNode):
     def execute(cls, model, lora, latent_image, **inputs) -> io.NodeOutput:
         """The latent and the report."""
         gate = {name: inputs.pop(name) for name in GATE & inputs.keys()}
-        counter, found = host.EvaluationCounter(), []
+        counter, found, warnings = host.EvaluationCounter(), [], []
+        if gate["gate"] == INSIDE and lora.calibration:
+            size = host.pixels(latent_image)
+            warnings = lora.calibration.misfits(host.fingerprint(model), size, inputs["cfg"])
         model = counter.watch(guided(model, lora, found.extend, **gate))
         latent = host.ksample(model, latent_image=latent_image, **inputs)
         report = {"gate": gate["gate"], "evaluations": counter.count, "pictures": latent["samples"].shape[0],
-                  "decisions": [{**it.verdict.report(), "w": it.w} for it in found]}  # fmt: skip
-        host.say_on_node("\n".join([*map(in_words, found), f"{counter.count} evaluations"]))
+                  "warnings": warnings, "decisions": [{**it.verdict.report(), "w": it.w} for it in found]}  # fmt: skip
+        host.say_on_node("\n".join([*warnings, *map(in_words, found), f"{counter.count} evaluations"]))
         return io.NodeOutput(latent, json.dumps(report), ui=ui.PreviewText(json.dumps(report)))
 
 

@@ -1,5 +1,6 @@
 """Files: what is written is read back, stock loaders read it, nothing half-written stays."""
 
+import json
 import os
 
 import nodes
@@ -100,6 +101,27 @@ def test_a_file_that_is_no_concept_lora_is_refused_by_name(tmp_path, tensors, me
     save_file(tensors, path, metadata)
     with pytest.raises(ValueError, match=rf"odd.safetensors.*{message}"):
         files.load_lora(path)
+
+
+LEVEL = {"sigma": 1.0, "neutral": [0, 0.1, 0.2], "preserved": [], "target": [1.0]}
+CALIBRATION = {"base": "x", "width": 64, "height": 64, "cfg": 7.5, "steps": 10, "levels": [LEVEL]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"levels": []}, "levels: "), ({"levels": [{**LEVEL, "sigma": -1}]}, "levels.0.sigma: "),
+     ({"version": 2}, "version: "), ({"levels": [{**LEVEL, "neutral": ["a"]}]}, "levels.0.neutral.0: "), ({"cfg": float("nan")}, "cfg: "),
+     ({"levels": [{**LEVEL, "neutral": [0.0] * 1001}]}, "levels.0.neutral: "), ({"base": "x" * 101}, "base: ")],
+)  # fmt: skip
+def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, message):
+    def load(calibration):
+        path = tmp_path / "it.safetensors"
+        save_file(PAIR, path, {"unguide": json.dumps({"calibration": calibration})})
+        return files.load_lora(path)
+
+    assert load(CALIBRATION).calibration.threshold(1.0, 0.01) > 0.1
+    with pytest.raises(ValueError, match=f"its calibration is malformed: {message}"):
+        load({**CALIBRATION, **changes})
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -83,16 +83,19 @@ class Calibration(BaseModel):
         share = math.log(sigma / below.sigma) / math.log(above.sigma / below.sigma)
         return (1 - share) * value(below) + share * value(above)
 
-    def misfits(self, base: str, width: int, height: int, cfg: float) -> list[str]:
-        """In words, what differs from the conditions that it was made under; empty if nothing does."""
+    def misfits(self, base: str, size: tuple[int, int] | None = None, cfg: float | None = None) -> list[str]:
+        """Sentences on what differs from the conditions that it was made under, where they are known; none if nothing.
+
+        `base`: fingerprint of the model; `size`: width and height in pixels.
+        """
         found = []
         if base != self.base:
-            found.append("it was calibrated on another base model")
-        if (width, height) != (self.width, self.height):
-            found.append(f"it was calibrated at {self.width} x {self.height} pixels, not {width} x {height}")
-        if abs(cfg - self.cfg) > 0.5 * self.cfg:
-            found.append(f"it was calibrated with cfg {self.cfg:g}, not {cfg:g}")
-        return found
+            found.append("on another base model")
+        if size is not None and size != (self.width, self.height):
+            found.append(f"at {self.width} x {self.height} pixels, not {size[0]} x {size[1]}")
+        if cfg is not None and abs(cfg - self.cfg) > 0.5 * self.cfg:
+            found.append(f"with cfg {self.cfg:g}, not {cfg:g}")
+        return [f"This LoRA's gate was calibrated {it}: put UnGuide Calibrate behind the LoRA." for it in found]
 
 
 def _sigma(level: Level) -> float:

@@ -113,8 +113,7 @@ def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], sett
         return calibration.judge(course, settings.false_positive_rate)
 
     readings = found.readings(prompts, verdict)
-    misfits = calibration.misfits(host.fingerprint(model), settings.width, settings.height, settings.cfg)
-    warnings = [f"The calibration does not fit: {it}. Put UnGuide Calibrate before the probe." for it in misfits]
+    warnings = calibration.misfits(host.fingerprint(model), (settings.width, settings.height), settings.cfg)
     return Probe(settings.mode, readings, sigmas, found.evaluations, warnings)
 
 

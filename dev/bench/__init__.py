@@ -107,8 +107,10 @@ def run_gate(workers, options: argparse.Namespace, folder: Path, words: dict, cl
     whole["figures"] = {name: round(value, 4) for name, value in whole["figures"].items()}
     gate.chart(found, options.output / "gate.png")
     text = gate.text(whole)
-    decisions = {name: {p: it["default"]["decisions"][p]["score"] for p in it["parts"]} for name, it in found.items()}
-    report.write(options.output / "gate", whole | {"decisions": decisions}, text)
+    report.write(options.output / "gate", whole, text)
+    raw = {name: {"parts": it["parts"], **{profile: {key: it[profile][key] for key in ("scores", "texts", "decisions")}
+                                           for profile in gate.PROFILES}} for name, it in found.items()}  # fmt: skip
+    (options.output / "gate-scores.json").write_text(json.dumps(raw), encoding="utf-8")
     return text
 
 

@@ -163,6 +163,7 @@ def measure(results: dict[str, dict]) -> dict:
                 for s in some["scores"]
             },
             **{s: {0: mean_auc(lambda r, s=s: r["texts"][s])} for s in some["texts"]},
+            "all combined (logistic regression)": {FEATURES: mean(combination(results, profile).values())},
         }
         tables["seeds"][profile] = {
             s: {step: {number: mean(seed_auc(results[n], profile, s, step, number) for n in classes)
@@ -193,6 +194,32 @@ def measure(results: dict[str, dict]) -> dict:
         "paper_evaluations_per_decision": PAPER_EVALUATIONS, "agreement_with_paper": agree,
     }  # fmt: skip
     return {"figures": figures, **tables}
+
+
+FEATURES = 5  # step of the statistics that are combined
+
+
+def features(result: dict, profile: str) -> np.ndarray:
+    """Of each prompt the statistics that say something of their own, [prompts, features]."""
+    it = result[profile]
+    scores = [it["scores"][statistic][FEATURES] for statistic in (OURS, "change cosine", "guidance cosine")]
+    return np.array([*scores, *it["texts"].values()]).T
+
+
+def combination(results: dict[str, dict], profile: str) -> dict[str, float]:
+    """Class -> AUC of a logistic regression of all features, made from the other nine classes."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    data = {n: (features(it, profile), means_it(it["parts"], it["parts"])) for n, it in results.items()}
+    found = {}
+    for name, (rows, means) in data.items():
+        others = [them for other, them in data.items() if other != name] or [(rows, means)]
+        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
+        model.fit(np.concatenate([r for r, _ in others]), np.concatenate([m for _, m in others]))
+        found[name] = auc(model.decision_function(rows), means)
+    return found
 
 
 def seed_auc(result: dict, profile: str, statistic: str, step: int, number: int) -> float:

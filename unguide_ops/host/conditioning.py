@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -15,21 +14,6 @@ def encode(clip, prompt: str) -> Conditioning:
     if clip is None:
         raise ValueError("`clip` is missing: connect the CLIP output of the node that loads the checkpoint.")
     return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-
-
-def stack(conditionings: list[Conditioning]) -> Conditioning:
-    """One CONDITIONING whose rows are the given ones: a prompt for each row of a batch.
-
-    Prompts of different length are repeated to a common one, as the host does in its own batches.
-    """
-    tensors = [c[0][0] for c in conditionings]
-    tokens = math.lcm(*(t.shape[1] for t in tensors))
-    rows = torch.cat([t.repeat(1, tokens // t.shape[1], 1) for t in tensors])
-    extras = dict(conditionings[0][0][1])
-    pooled = [c[0][1].get("pooled_output") for c in conditionings]
-    if all(p is not None for p in pooled):
-        extras["pooled_output"] = torch.cat(pooled)
-    return [[rows, extras]]
 
 
 def pack_conditioning(conditioning: Conditioning) -> dict[str, torch.Tensor]:

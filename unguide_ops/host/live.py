@@ -111,6 +111,12 @@ def empty_latent(model, width: int, height: int, batch: int = 1) -> torch.Tensor
     return comfy.sample.fix_empty_latent_channels(model, latent)
 
 
+def pixels(latent: dict) -> tuple[int, int]:
+    """Width and height of the pictures of a LATENT."""
+    height, width = latent["samples"].shape[-2:]
+    return 8 * width, 8 * height
+
+
 def noise_like(latent: torch.Tensor, seed: int) -> torch.Tensor:
     """The noise a KSampler with this seed starts a latent from: the same picture, to the bit."""
     return comfy.sample.prepare_noise(latent, seed)
