@@ -110,8 +110,9 @@ CALIBRATION = {"base": "x", "width": 64, "height": 64, "cfg": 7.5, "steps": 10, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"levels": []}, "levels: "), ({"levels": [{**LEVEL, "sigma": -1}]}, "levels.0.sigma: "),
-     ({"version": 2}, "version: "), ({"levels": [{**LEVEL, "neutral": ["a"]}]}, "levels.0.neutral.0: "), ({"cfg": float("nan")}, "cfg: "),
-     ({"levels": [{**LEVEL, "neutral": [0.0] * 1001}]}, "levels.0.neutral: "), ({"base": "x" * 101}, "base: ")],
+     ({"version": 2}, "version: "), ({"levels": [{**LEVEL, "neutral": ["a"]}]}, "levels.0.neutral.0: "),
+     ({"cfg": float("nan")}, "cfg: "), ({"levels": [{**LEVEL, "neutral": [0.0] * 1001}]}, "levels.0.neutral: "),
+     ({"base": "x" * 101}, "base: ")],
 )  # fmt: skip
 def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, message):
     def load(calibration):
