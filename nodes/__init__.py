@@ -5,7 +5,7 @@ from .concept import UnGuideConcept
 from .demo_model import UnGuideDemoModel
 from .lora import UnGuideLoadLoRA, UnGuideSaveLoRA
 from .probe import UnGuideStabilityProbe
-from .sampling import UnGuidance, UnGuidanceKSampler
+from .sampling import UnGuidance, UnGuidanceGuider, UnGuidanceKSampler
 from .training import UnGuideTrainLoRA
 
 NODES = [
@@ -18,4 +18,5 @@ NODES = [
     UnGuideStabilityProbe,
     UnGuidance,
     UnGuidanceKSampler,
+    UnGuidanceGuider,
 ]

@@ -28,6 +28,19 @@ def gate_inputs():
     ]
 
 
+def cfg_input():
+    """Cfg as KSampler has it."""
+    return io.Float.Input(
+        "cfg",
+        default=8.0,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        round=0.01,
+        tooltip="Classifier-free guidance: how closely the picture follows the prompt.",
+    )
+
+
 def more_inputs():
     """How the gate inside sampling decides, and where the probe's decision comes in."""
     return [
@@ -109,6 +122,36 @@ class UnGuidance(io.ComfyNode):
         return io.NodeOutput(guided(model, lora, lambda decisions: None, **gate))
 
 
+class UnGuidanceGuider(io.ComfyNode):
+    """UnGuidance for SamplerCustomAdvanced."""
+
+    @classmethod
+    def define_schema(cls):
+        """Node schema."""
+        return io.Schema(
+            node_id="UnGuidanceGuider",
+            display_name="UnGuidance Guider",
+            category=CATEGORY,
+            description="A GUIDER for SamplerCustomAdvanced that forgets the concept: CFGGuider with UnGuidance in it.",
+            inputs=[
+                io.Model.Input("model", tooltip="The base model, without the LoRA."),
+                LoRASocket.Input("lora", tooltip="The concept LoRA."),
+                *gate_inputs(),
+                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
+                io.Conditioning.Input("negative", tooltip="What it shall not show."),
+                cfg_input(),
+                *more_inputs(),
+            ],
+            outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(cls, model, lora, positive, negative, cfg, **gate) -> io.NodeOutput:
+        """The guider."""
+        (model,) = UnGuidance.execute(model, lora, **gate).args
+        return io.NodeOutput(host.cfg_guider(model, positive, negative, cfg))
+
+
 class UnGuidanceKSampler(io.ComfyNode):
     """KSampler with UnGuidance in it."""
 
@@ -126,15 +169,7 @@ class UnGuidanceKSampler(io.ComfyNode):
                 *gate_inputs(),
                 seed_input("The random seed used for creating the noise."),
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="The number of denoising steps."),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Classifier-free guidance: how closely the picture follows the prompt.",
-                ),
+                cfg_input(),
                 io.Combo.Input("sampler_name", options=host.SAMPLERS, tooltip="The algorithm used when sampling."),
                 io.Combo.Input(
                     "scheduler", options=host.SCHEDULERS, tooltip="How the noise is removed over the steps."

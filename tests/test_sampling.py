@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import comfy.sample
+import comfy.samplers
 import pytest
 import torch
+from unguide.nodes.sampling import UnGuidanceGuider
 from unguide.unguide_ops import host
 from unguide.unguide_ops.probe import Walk, measure, response
 from unguide.unguide_ops.sampling import GateSettings, unguide_where_erased
@@ -70,6 +73,17 @@ def test_a_negative_prompt_does_not_open_the_gate(model, trained, sample):
     guided, found = gated(model, trained)
     assert torch.equal(sample(guided, DOG, negative=CAT), sample(model, DOG, negative=CAT))
     assert not any(it.verdict.erased for it in found)
+
+
+def test_the_guider_draws_what_the_ksampler_draws(model, clip, trained, sample):
+    positive, negative = host.encode(clip, CAT), host.encode(clip, "")
+    guider = UnGuidanceGuider.execute(
+        model, trained, positive, negative, 7.5, gate="inside sampling", w_erased=-1.0, w_unrelated=1.0
+    ).args[0]
+    latent = torch.zeros(2, 24, 8, 8)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6)
+    drawn = guider.sample(comfy.sample.prepare_noise(latent, 3), latent, comfy.samplers.sampler_object("euler"), sigmas)
+    torch.testing.assert_close(drawn, sample(gated(model, trained)[0], CAT), rtol=1e-4, atol=1e-4)
 
 
 def test_the_target_s_prompt_stays_out_of_the_next_run(model, trained, sample):

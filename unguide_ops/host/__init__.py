@@ -5,13 +5,14 @@ from .folders import lora_files, lora_path, new_lora_path
 from .layers import check_trainable, file_names, fingerprint, layer_outputs, module_paths, weight_of
 from .live import LiveModel, empty_latent, noise_like, pixels, session
 from .memory import rows_that_fit, rows_to_train
-from .sampling import SAMPLERS, SCHEDULERS, ksample
+from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
 from .watching import Interrupted, Watch, decoder, say_on_node
 from .wrappers import Call, EvaluationCounter, with_branch
 
 __all__ = [
     "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "Watch",
-    "check_trainable", "decoder", "empty_latent", "encode", "file_names", "fingerprint", "ksample", "layer_outputs",
-    "lora_files", "lora_path", "module_paths", "new_lora_path", "noise_like", "pack_conditioning", "pixels",
-    "rows_that_fit", "rows_to_train", "say_on_node", "session", "unpack_conditioning", "weight_of", "with_branch",
+    "cfg_guider", "check_trainable", "decoder", "empty_latent", "encode", "file_names", "fingerprint", "ksample",
+    "layer_outputs", "lora_files", "lora_path", "module_paths", "new_lora_path", "noise_like", "pack_conditioning",
+    "pixels", "rows_that_fit", "rows_to_train", "say_on_node", "session", "unpack_conditioning", "weight_of",
+    "with_branch",
 ]  # fmt: skip

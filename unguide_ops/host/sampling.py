@@ -13,6 +13,14 @@ def ksample(model, seed, steps, cfg, sampler_name, scheduler, positive, negative
     )[0]
 
 
+def cfg_guider(model, positive, negative, cfg: float):
+    """The GUIDER of the host's CFGGuider node."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
