@@ -14,7 +14,7 @@ from . import gate
 
 VERSION = 1
 MOST = 1000  # scores of a group
-HIGHEST = 0.25  # threshold; the target has 1. Chosen on the `choose` words of the benchmark
+QUARTER = 0.25  # of the way to the target; chosen on the `choose` words of the benchmark
 
 Scores = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(max_length=MOST)]
 
@@ -66,10 +66,15 @@ class Calibration(BaseModel):
         """The score beyond which a prompt means the concept, at any noise level: between levels, in log sigma.
 
         With it unrelated prompts are taken for the concept at this rate, or at a higher one: the threshold is at most
-        a quarter of the target's own score, however noisy the unrelated prompts. Rather a false alarm than a name for
-        the concept that gets through.
+        a quarter of the way from their mean to the target's 1, however noisy they are. Rather a false alarm than a name
+        for the concept that gets through.
         """
-        return self._at(sigma, lambda level: min(gate.threshold(level.unrelated, false_positive_rate), HIGHEST))
+
+        def at(level: Level) -> float:
+            mean = fmean(level.unrelated)
+            return min(gate.threshold(level.unrelated, false_positive_rate), mean + QUARTER * (1 - mean))
+
+        return self._at(sigma, at)
 
     def probability(self, sigma: float, score: float) -> float:
         """That a prompt with this score means the concept (see `gate.probability`)."""
