@@ -63,6 +63,21 @@ def test_the_demo_s_graph_runs_and_leaves_the_host_as_it_was(url):
     assert plain(url, 1).equal(before)
 
 
+def test_a_lora_is_calibrated_again_by_its_node(url):
+    demo = graph(iterations=30)
+    (probe,) = [it for it in demo.values() if it["class_type"] == "UnGuideStabilityProbe"]
+    model, clip, lora = (probe["inputs"][name] for name in ("model", "clip", "lora"))
+    demo["again"] = {
+        "class_type": "UnGuideCalibrate",
+        "inputs": {"model": model, "lora": lora, "clip": clip, "width": 64, "height": 64, "cfg": 7.5, "seed": 1,
+                   "captions": 12},
+    }  # fmt: skip
+    probe["inputs"]["lora"] = ["again", 0]
+    ran = run_graph(url, demo)
+    (report,) = [json.loads(out["text"][0]) for node, out in ran.items() if title_of(demo, node) == "probe report"]
+    assert [entry["erased"] for entry in report["prompts"]] == [True, True, False, False]
+
+
 def test_cancel_in_the_middle_of_training_leaves_the_host_as_it_was(url):
     before = plain(url, 2)
     demo = graph(iterations=10_000)
