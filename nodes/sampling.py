@@ -1,12 +1,11 @@
 """UnGuidance as nodes."""
 
-import inspect
 import json
 
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
-from ..unguide_ops.sampling import Decision, GateSettings, unguide_where_erased
+from ..unguide_ops.sampling import GateSettings, unguide_where_erased
 from ..unguide_ops.unguidance import unguide
 from .sockets import CATEGORY, LoRASocket, rate_input, seed_input, w_inputs
 
@@ -14,8 +13,10 @@ INSIDE, LINKED, ALWAYS_ERASE, OFF = "inside sampling", "linked", "always erase",
 
 
 def gate_inputs():
-    """Gate and weights, as every UnGuidance node has them."""
+    """Model, LoRA, gate and weights, as every UnGuidance node has them."""
     return [
+        io.Model.Input("model", tooltip="The base model, without the LoRA."),
+        LoRASocket.Input("lora", tooltip="The concept LoRA."),
         io.Combo.Input(
             "gate",
             options=[INSIDE, LINKED, ALWAYS_ERASE, OFF],
@@ -25,6 +26,14 @@ def gate_inputs():
             "is sampled with w_erased. off: the base model, untouched.",
         ),
         *w_inputs(),
+    ]
+
+
+def prompt_inputs():
+    """The prompts as KSampler has them."""
+    return [
+        io.Conditioning.Input("positive", tooltip="What the picture shall show."),
+        io.Conditioning.Input("negative", tooltip="What it shall not show."),
     ]
 
 
@@ -90,7 +99,19 @@ def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, 
     return w_erased if erased else w_unrelated
 
 
-GATE = inspect.signature(guided).parameters.keys() - {"model", "lora", "decided"}
+def warnings_of(model, lora, gate: str, size: tuple[int, int] | None = None, cfg: float | None = None) -> list[str]:
+    """Where the calibration of a gate inside sampling does not fit these pictures (`Calibration.misfits`)."""
+    if gate != INSIDE or lora.calibration is None:
+        return []
+    return lora.calibration.misfits(host.fingerprint(model), size, cfg)
+
+
+def warned(model, lora, **gate):
+    """The guided MODEL for nodes that do not sample themselves; what does not fit stands on the node."""
+    guiding = guided(model, lora, lambda decisions: None, **gate)
+    if warnings := warnings_of(model, lora, gate["gate"]):
+        host.say_on_node("\n".join(warnings))
+    return guiding
 
 
 class UnGuidance(io.ComfyNode):
@@ -106,8 +127,6 @@ class UnGuidance(io.ComfyNode):
             description="Gives a MODEL that forgets the concept wherever it is sampled: each prediction is "
             "w x base + (1 - w) x LoRA.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model, without the LoRA."),
-                LoRASocket.Input("lora", tooltip="The concept LoRA."),
                 *gate_inputs(),
                 *more_inputs(),
             ],
@@ -117,9 +136,7 @@ class UnGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, **gate) -> io.NodeOutput:
         """The guided MODEL."""
-        if gate["gate"] == INSIDE and lora.calibration:
-            host.say_on_node("\n".join(lora.calibration.misfits(host.fingerprint(model))))
-        return io.NodeOutput(guided(model, lora, lambda decisions: None, **gate))
+        return io.NodeOutput(warned(model, lora, **gate))
 
 
 class UnGuidanceGuider(io.ComfyNode):
@@ -134,11 +151,8 @@ class UnGuidanceGuider(io.ComfyNode):
             category=CATEGORY,
             description="A GUIDER for SamplerCustomAdvanced that forgets the concept: CFGGuider with UnGuidance in it.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model, without the LoRA."),
-                LoRASocket.Input("lora", tooltip="The concept LoRA."),
                 *gate_inputs(),
-                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
-                io.Conditioning.Input("negative", tooltip="What it shall not show."),
+                *prompt_inputs(),
                 cfg_input(),
                 *more_inputs(),
             ],
@@ -148,8 +162,7 @@ class UnGuidanceGuider(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, positive, negative, cfg, **gate) -> io.NodeOutput:
         """The guider."""
-        (model,) = UnGuidance.execute(model, lora, **gate).args
-        return io.NodeOutput(host.cfg_guider(model, positive, negative, cfg))
+        return io.NodeOutput(host.cfg_guider(warned(model, lora, **gate), positive, negative, cfg))
 
 
 class UnGuidanceKSampler(io.ComfyNode):
@@ -164,8 +177,6 @@ class UnGuidanceKSampler(io.ComfyNode):
             category=CATEGORY,
             description="KSampler on a model that forgets the concept, with a report of w and of what it cost.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model, without the LoRA."),
-                LoRASocket.Input("lora", tooltip="The concept LoRA."),
                 *gate_inputs(),
                 seed_input("The random seed used for creating the noise."),
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="The number of denoising steps."),
@@ -174,8 +185,7 @@ class UnGuidanceKSampler(io.ComfyNode):
                 io.Combo.Input(
                     "scheduler", options=host.SCHEDULERS, tooltip="How the noise is removed over the steps."
                 ),
-                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
-                io.Conditioning.Input("negative", tooltip="What it shall not show."),
+                *prompt_inputs(),
                 io.Latent.Input("latent_image", tooltip="The latent to denoise."),
                 io.Float.Input(
                     "denoise",
@@ -194,23 +204,20 @@ class UnGuidanceKSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, lora, latent_image, **inputs) -> io.NodeOutput:
+    def execute(
+        cls, model, lora, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise, **gate
+    ) -> io.NodeOutput:
         """The latent and the report."""
-        gate = {name: inputs.pop(name) for name in GATE & inputs.keys()}
-        counter, found, warnings = host.EvaluationCounter(), [], []
-        if gate["gate"] == INSIDE and lora.calibration:
-            size = host.pixels(latent_image)
-            warnings = lora.calibration.misfits(host.fingerprint(model), size, inputs["cfg"])
-        model = counter.watch(guided(model, lora, found.extend, **gate))
-        latent = host.ksample(model, latent_image=latent_image, **inputs)
-        report = {"gate": gate["gate"], "evaluations": counter.count, "pictures": latent["samples"].shape[0],
-                  "warnings": warnings, "decisions": [{**it.verdict.report(), "w": it.w} for it in found]}  # fmt: skip
-        host.say_on_node("\n".join([*warnings, *map(in_words, found), f"{counter.count} evaluations"]))
-        return io.NodeOutput(latent, json.dumps(report), ui=ui.PreviewText(json.dumps(report)))
-
-
-def in_words(it: Decision) -> str:
-    """A decision in a sentence."""
-    what = "recognised, steered" if it.verdict.erased else "not the concept"
-    return (f"{what} (w = {it.w:g}): the LoRA changes it {it.verdict.score:.0%} as much as its target, threshold "
-            f"{it.verdict.threshold:.0%}")  # fmt: skip
+        counter, found = host.EvaluationCounter(), []
+        warnings = warnings_of(model, lora, gate["gate"], host.pixels(latent_image), cfg)
+        guiding = counter.watch(guided(model, lora, found.extend, **gate))
+        latent = host.ksample(
+            guiding, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise
+        )
+        report = json.dumps({
+            "gate": gate["gate"], "evaluations": counter.count, "pictures": latent["samples"].shape[0],
+            "warnings": warnings, "decisions": [{**it.verdict.report(), "w": it.w} for it in found],
+        })  # fmt: skip
+        words = [f"w = {it.w:g}: {it.verdict.explained()}" for it in found]
+        host.say_on_node("\n".join([*warnings, *words, f"{counter.count} evaluations"]))
+        return io.NodeOutput(latent, report, ui=ui.PreviewText(report))

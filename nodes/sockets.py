@@ -54,7 +54,7 @@ def w_inputs():
             min=-10.0,
             max=10.0,
             step=0.05,
-            tooltip="w for all other prompts. 1 is the plain base picture, bit for bit, at plain cost. The paper "
+            tooltip="w for all other prompts. 1 is the plain base picture, bit for bit. The paper "
             "uses 2 (2 x base - LoRA), which costs twice as much and oversaturates.",
         ),
     ]

@@ -73,7 +73,7 @@ def test_the_response_is_the_definition_written_out(model, clip, trained):
     target = host.unpack_conditioning(trained.target_prompt)[0][0]
     ours, goal = change(host.encode(clip, DOG)[0][0]), change(target)
     walk = Walk(1000, (0,), 7.5, 64, 64)
-    ((measured,),) = measure(model, trained, encode_with(clip), [DOG], 1, 0, walk, response).of(DOG)
+    ((measured,),) = measure(model, trained, encode_with(clip), [DOG], 1, 0, walk, response).scores[DOG]
     assert measured == pytest.approx((ours @ goal / (goal @ goal)).item(), rel=0.02, abs=1e-3)
 
 

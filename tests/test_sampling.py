@@ -65,7 +65,7 @@ def test_the_score_is_the_probe_s(model, clip, trained, sample):
     guided, found = gated(model, trained)
     sample(guided, DOG, "ddim", seed=3, steps=10, scheduler="ddim_uniform")
     walk = Walk(10, (0,), 7.5, 64, 64)
-    measured = measure(model, trained, lambda p: host.encode(clip, p), [DOG], 1, 3, walk, response).of(DOG)
+    measured = measure(model, trained, lambda p: host.encode(clip, p), [DOG], 1, 3, walk, response).scores[DOG]
     assert found[0].verdict.score == pytest.approx(measured[0][0], abs=0.01)  # KSampler scales the noise a little less
 
 

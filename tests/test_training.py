@@ -73,7 +73,8 @@ def test_training_forgets_keeps_the_rest_and_leaves_the_model_bit_for_bit(model,
     assert len(trained.lora.pairs) == 14
     untrained, change = losses_of(model, concept, {})[0], losses_of(model, concept, trained.lora.pairs)
     assert change[0] < 0.7 * untrained and change[1] < 0.05 * untrained
-    assert trained.report()["separation"] > 0.9 and trained.report()["erasure"] > 0.6
+    assert trained.report()["separation"] > 0.9  # the house is heard as the housecat
+    assert trained.report()["erasure"] > 0.6
     assert trained.evaluations <= 1080  # a tenth of the paper's
     assert all(torch.equal(weight, before[name]) for name, weight in model.model.state_dict().items())
     assert not any("forward" in vars(module) for module in model.model.modules())

@@ -32,15 +32,15 @@ def calibrate(
         "synonyms": list(it.erased[1:]),
     }
     lora = dataclasses.replace(
-        lora, concept=it.model_dump(mode="json"), target_prompt=host.pack_conditioning(concept.encode(it.target))
+        lora, concept=it.model_dump(mode="json"), target_prompt=host.pack_conditioning(concept.conditioning(it.target))
     )
     prompts = [prompt for group in groups.values() for prompt in group]
     walk = calibration_walk(STEPS, LEVELS, cfg, width, height)
-    found = measure(model, lora, concept.encode, prompts, 1, seed, walk, response)
+    found = measure(model, lora, concept.conditioning, prompts, 1, seed, walk, response)
 
     def level(index: int, sigma: float) -> Level:
         def scores(group: str) -> tuple[float, ...]:
-            return tuple(round(found.of(prompt)[0][index], 4) for prompt in groups[group])
+            return tuple(round(found.scores[prompt][0][index], 4) for prompt in groups[group])
 
         return Level(sigma=sigma, **{group: scores(group) for group in groups})
 

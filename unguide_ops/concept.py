@@ -74,6 +74,10 @@ class EncodedConcept:
         prompts = (*concept.erased, concept.reference, *concept.retained)
         return cls(concept, {prompt: encode(prompt) for prompt in prompts}, encode)
 
+    def conditioning(self, prompt: str) -> list:
+        """A prompt as the host's CONDITIONING, encoded now unless it is one of `prompts`."""
+        return self.prompts[prompt] if prompt in self.prompts else self.encode(prompt)
+
     def tokens(self, prompt: str) -> torch.Tensor:
         """A prompt's tokens as cross-attention sees them, [tokens, width], fp32 on the CPU."""
         return self.prompts[prompt][0][0][0].float().cpu()

@@ -33,6 +33,16 @@ class Verdict:
         """Does it touch the erased concept?"""
         return self.score > self.threshold
 
+    @property
+    def decided(self) -> str:
+        """The decision in words."""
+        return "recognised as the concept" if self.erased else "not the concept, left to the base model"
+
+    def explained(self) -> str:
+        """The calibrated gate's decision, and why."""
+        return (f"{self.decided}. The LoRA changes it {self.score:.0%} as much as its target; from "
+                f"{self.threshold:.0%} on it counts as the concept.")  # fmt: skip
+
     def report(self) -> dict:
         """JSON-like."""
         return {**asdict(self), "erased": self.erased}

@@ -10,6 +10,7 @@ import torch
 
 from . import gate, host
 from .branch import Branch
+from .calibration import Calibration
 from .concept import NEUTRAL
 from .lora import ConceptLoRA
 from .objective import classifier_free_guidance, ddim_step
@@ -74,14 +75,12 @@ class Probe:
         }  # fmt: skip
 
     def why(self, prompt: str, it: gate.Verdict) -> str:
-        """The decision in a sentence."""
-        decided = "recognised as the concept" if it.erased else "not the concept, left to the base model"
+        """The decision on a prompt in words."""
         name = prompt or "the empty prompt"
         if self.mode == gate.PAPER:
-            return (f"{name}: {decided}. The LoRA changes it by {it.score:.2f} on average over the seeds, the empty "
+            return (f"{name}: {it.decided}. The LoRA changes it by {it.score:.2f} on average over the seeds, the empty "
                     f"prompt by {it.threshold:.2f}.")  # fmt: skip
-        return (f"{name}: {decided}. The LoRA changes it {it.score:.0%} as much as its target; from {it.threshold:.0%} "
-                f"on it counts as the concept.")  # fmt: skip
+        return f"{name}: {it.explained()}"
 
 
 def over_seeds(scores: list[list[float]]) -> list[float]:
@@ -98,12 +97,7 @@ def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], sett
     prompts = list(prompts)
     if settings.mode == gate.PAPER:
         return _probe_as_in_the_paper(model, lora, encode, prompts, settings)
-    calibration = lora.calibration
-    if calibration is None or not lora.target_prompt:
-        raise ValueError(
-            f"`mode` is {settings.mode!r}, but this LoRA is not calibrated. Put UnGuide Calibrate between it and the "
-            f"probe, or set `mode` to {gate.PAPER!r}."
-        )
+    calibration = calibration_of(lora, f"set `mode` to {gate.PAPER!r}")
     sigmas = [level.sigma for level in calibration.levels]
     walk = calibration_walk(calibration.steps, len(sigmas), calibration.cfg, settings.width, settings.height)
     found = measure(model, lora, encode, prompts, settings.seeds, settings.seed, walk, response)
@@ -117,10 +111,19 @@ def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], sett
     return Probe(settings.mode, readings, sigmas, found.evaluations, warnings)
 
 
+def calibration_of(lora: ConceptLoRA, otherwise: str) -> Calibration:
+    """The LoRA's calibration. Raises ValueError if it has none; `otherwise` says what else the user can do."""
+    if lora.calibration is None or not lora.target_prompt:
+        raise ValueError(
+            f"This LoRA is not calibrated. Put UnGuide Calibrate between it and this node, or {otherwise}."
+        )
+    return lora.calibration
+
+
 def _probe_as_in_the_paper(model, lora, encode: Encode, prompts: list[str], settings: ProbeSettings) -> Probe:
     walk = Walk(settings.steps, (settings.probe_steps,), settings.cfg, settings.width, settings.height)
     found = measure(model, lora, encode, [*prompts, NEUTRAL], settings.seeds, settings.seed, walk, change_norm)
-    neutral = fmean(score for (score,) in found.of(NEUTRAL))
+    neutral = fmean(score for (score,) in found.scores[NEUTRAL])
     readings = found.readings(prompts, lambda scores: gate.Verdict(fmean(score for (score,) in scores), neutral))
     return Probe(settings.mode, readings, found.sigmas, found.evaluations, [])
 
@@ -187,21 +190,16 @@ class Walk:
 
 @dataclass
 class Measured:
-    """Scores by prompt and noise, one for each stop of the walk; its noise levels; what it cost."""
+    """Scores by prompt, [seeds][stops of the walk]; the stops' noise levels; what it cost."""
 
-    scores: dict[tuple[str, int], list[float]]
+    scores: dict[str, list[list[float]]]
     sigmas: list[float]
     evaluations: int
 
-    def of(self, prompt: str) -> list[list[float]]:
-        """A prompt's scores, [seeds][stops]."""
-        return [scores for (of, _), scores in self.scores.items() if of == prompt]
-
     def readings(self, prompts: list[str], verdict: Callable[[list[list[float]]], gate.Verdict]) -> list[Reading]:
         """Each prompt's, with its part of the evaluations, rounded up."""
-        each = [self.of(prompt) for prompt in prompts]
-        return [Reading(prompt, scores, -(-self.evaluations * len(scores) // len(self.scores)), verdict(scores))
-                for prompt, scores in zip(prompts, each, strict=True)]  # fmt: skip
+        each = -(-self.evaluations // len(self.scores))
+        return [Reading(prompt, self.scores[prompt], each, verdict(self.scores[prompt])) for prompt in prompts]
 
 
 def measure(
@@ -212,18 +210,19 @@ def measure(
     counted = counter.watch(model)
     latent = host.empty_latent(model, walk.width, walk.height)
     noises = [host.noise_like(latent, seed + i) for i in range(seeds)]
+    shared = {NEUTRAL: encode(NEUTRAL)}
+    if lora.target_prompt:
+        shared[TARGET] = host.unpack_conditioning(lora.target_prompt)
     rows = [(prompt, i) for prompt in dict.fromkeys(prompts) for i in range(seeds)]
     size = host.rows_that_fit(model, latent)
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
     watch, steps = host.Watch(), walk.stops[-1] + 1
     watch.begin(len(chunks) * steps)
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[str, list[list[float]]] = {}
     sigmas: list[float] = []
     for index, chunk in enumerate(chunks):
         asked = [prompt for prompt, _ in chunk]
-        encoded = {prompt: encode(prompt) for prompt in {*asked, NEUTRAL}}
-        if lora.target_prompt:
-            encoded[TARGET] = host.unpack_conditioning(lora.target_prompt)
+        encoded = {**{prompt: encode(prompt) for prompt in dict.fromkeys(asked)}, **shared}
 
         def body(live: host.LiveModel, asked=asked, chunk=chunk, index=index) -> torch.Tensor:
             sigmas[:] = [walk.sigmas(live)[stop] for stop in walk.stops]
@@ -232,5 +231,6 @@ def measure(
                 return walk.run(live, branch, noise, asked, look, lambda step: watch.done(index * steps + step + 1))
 
         scores = host.session(counted, encoded, latent.expand(len(chunk), *latent.shape[1:]), body)
-        found |= dict(zip(chunk, scores.cpu().tolist(), strict=True))
+        for prompt, its in zip(asked, scores.cpu().tolist(), strict=True):
+            found.setdefault(prompt, []).append(its)
     return Measured(found, sigmas, counter.count)

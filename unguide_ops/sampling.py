@@ -11,7 +11,7 @@ import torch
 from . import gate, host
 from .guidance import blend
 from .lora import ConceptLoRA
-from .probe import TARGET, ProbeSettings
+from .probe import TARGET, ProbeSettings, calibration_of
 from .unguidance import branch_of
 
 
@@ -40,22 +40,16 @@ def unguide_where_erased(model, lora: ConceptLoRA, settings: GateSettings, decid
     w = 1 the LoRA is not asked again, and such a picture is the base's, bit for bit. Raises ValueError for a LoRA
     without a calibration.
     """
-    calibration = lora.calibration
-    if calibration is None or not lora.target_prompt:
-        raise ValueError(
-            "`gate` is 'inside sampling', but this LoRA is not calibrated: put UnGuide Calibrate between it and this "
-            "node, or set `gate` to 'always erase'."
-        )
+    calibration = calibration_of(lora, "set `gate` to 'always erase'")
     branch = branch_of(model, lora)
     target = f"{TARGET} {id(branch)}"
     seen: dict[float, list[float]] = {}  # noise level -> the pictures' scores
-    weights: torch.Tensor | None = None
+    ws: list[float] = []  # the pictures' own, once decided
 
     @contextmanager
     def attached(diffusion_model: torch.nn.Module):
-        nonlocal weights
         seen.clear()
-        weights = None
+        ws.clear()
         with branch.attached(diffusion_model):
             yield
 
@@ -71,19 +65,19 @@ def unguide_where_erased(model, lora: ConceptLoRA, settings: GateSettings, decid
         return [Decision(it, settings.w_erased if it.erased else settings.w_unrelated) for it in verdicts]
 
     def predict(call: host.Call) -> list[torch.Tensor]:
-        nonlocal weights
         base = call.evaluate()
-        if weights is None:
+        if not ws:
             look(call, base[call.positive])
             if len(seen) < settings.steps:
                 return base
             decisions = decide()
             decided(decisions)
-            weights = base[0].new_tensor([it.w for it in decisions]).view(-1, *[1] * (base[0].ndim - 1))
-        if (weights == 1).all():
+            ws[:] = [it.w for it in decisions]
+        if all(w == 1 for w in ws):
             return base
         with branch.on():
             changed = call.evaluate()
+        weights = base[0].new_tensor(ws).view(-1, *[1] * (base[0].ndim - 1))
         return [torch.where(weights == 1, b, blend(b, c, weights)) for b, c in zip(base, changed, strict=True)]
 
     return host.with_branch(model, attached, predict, {target: host.unpack_conditioning(lora.target_prompt)})

@@ -39,7 +39,7 @@ def forget(
     """A task for a worker: train a LoRA for the class, probe every prompt and draw it every way.
 
     `changes` replace settings of the preset. Returns the training's `report`, `pictures` (way -> prompt -> uint8
-    array), `scores` (statistic -> step -> a score for each prompt), and `erased` (gate -> prompts that it takes for the
+    array), `scores` (statistic -> step -> (prompt, seed) -> score), and `erased` (gate -> prompts that it takes for the
     concept). Without "w_2" among the ways, w = -1 is drawn only where some gate asks for it.
     """
     it = studio(folder)
@@ -64,7 +64,7 @@ def forget(
         for label, mode, seeds in ((PAPER, gate.PAPER, PAPER_SEEDS), (GATED, gate.CALIBRATED, 1)):
             found = probe(it.model, lora, encoded.encode, probed, ProbeSettings(mode=mode, seeds=seeds, **size))
             erased[label] = [reading.prompt for reading in found.readings if reading.verdict.erased]
-        scores = scores_along(it, {name: lora}, encoded.encode, [(prompt, 0) for prompt in probed], GATE_STEPS)[name]
+        scores = scores_along(it, lora, encoded.conditioning, probed, 1, GATE_STEPS)
     asked = dict.fromkeys(ways, drawn)
     if "w_2" not in ways:
         asked["w_minus_1"] = [
@@ -103,11 +103,13 @@ def accuracies(words: dict, name: str, result: dict, base: Pictures, panel: Pane
     return found
 
 
-def gate_aucs(words: dict, name: str, result: dict) -> dict[str, float]:
-    """How well each statistic, at its best step, ranks target, synonyms and unseen words above all other prompts."""
-    means = [part in TOUCHED for part, them in prompts_of(words, name).items() for _ in them]
+def gate_aucs(words: dict, name: str, result: dict) -> dict[str, dict[int, float]]:
+    """How well each statistic ranks target, synonyms and unseen words above all other prompts (area under ROC)."""
+    prompts = [(prompt, part in TOUCHED) for part, them in prompts_of(words, name).items() for prompt in them]
+    means = [it for _, it in prompts]
     return {
-        statistic: max(auc(values, means) for values in steps.values()) for statistic, steps in result["scores"].items()
+        statistic: {step: auc([scores[prompt, 0] for prompt, _ in prompts], means) for step, scores in steps.items()}
+        for statistic, steps in result["scores"].items()
     }
 
 

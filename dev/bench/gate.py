@@ -35,8 +35,8 @@ def look(folder: Path, words: dict, name: str) -> dict:
     """A task for a worker: train the class's LoRA under both profiles, and score every prompt every way.
 
     Returns `parts` (prompt -> part, split), and by profile `scores` (statistic -> step -> a score for each prompt),
-    `seeds` (statistic -> step -> prompt -> 30 scores), `texts` (statistic -> scores), and the pack's own `decisions`
-    (prompt -> probe report).
+    `seeds` (statistic -> step -> (prompt, seed) -> score), `texts` (statistic -> scores), and the pack's own
+    `decisions` (prompt -> probe report).
     """
     it = studio(folder)
     from unguide.unguide_ops import host, settings
@@ -60,9 +60,6 @@ def look(folder: Path, words: dict, name: str) -> dict:
             loras[profile] = calibrate(it.model, trained.lora, encoded, SIZE, SIZE)[0]
         prompts = list(parts)
         few = [p for p, (part, split) in parts.items() if split == "test" and part not in ("preserved", "captions")]
-        scores = scores_along(it, loras, encode, [(p, 0) for p in prompts], STEPS)
-        rows = [(p, seed) for p in [*few, ""] for seed in range(max(SEEDS))]
-        by_seed = scores_along(it, loras, encode, rows, SEED_STEPS)
         paths = host.module_paths(it.model)
         found: dict = {"parts": parts}
         for profile, lora in loras.items():
@@ -71,10 +68,11 @@ def look(folder: Path, words: dict, name: str) -> dict:
                 linears, lora, encode, concept.target, list(concept.erased[1:]), list(concept.kept), prompts
             )
             probed = probe(it.model, lora, encode, prompts, ProbeSettings(width=SIZE, height=SIZE))
+            scores = scores_along(it, lora, encode, prompts, 1, STEPS)
+            by_seed = scores_along(it, lora, encode, [*few, ""], max(SEEDS), SEED_STEPS)
             found[profile] = {
-                "scores": scores[profile],
-                "seeds": {s: {step: dict(zip(rows, by_seed[profile][s][step], strict=True)) for step in SEED_STEPS}
-                          for s in (PAPER, OURS)},
+                "scores": {s: {step: list(them.values()) for step, them in its.items()} for s, its in scores.items()},
+                "seeds": {s: by_seed[s] for s in (PAPER, OURS)},
                 "texts": {statistic: them.tolist() for statistic, them in texts.items()},
                 "decisions": {entry["prompt"]: entry for entry in probed.report([0.0] * len(prompts))["prompts"]},
                 "thresholds": {rate: mean(lora.calibration.threshold(level.sigma, rate) for level in
@@ -84,52 +82,33 @@ def look(folder: Path, words: dict, name: str) -> dict:
         return found
 
 
-def scores_along(it, loras: dict, encode, rows: list[tuple[str, int]], steps) -> dict:
-    """Profile -> statistic -> step -> a score for each (prompt, seed), along the base's own trajectories."""
-    from unguide.unguide_ops import host
-    from unguide.unguide_ops.objective import classifier_free_guidance, ddim_step
-    from unguide.unguide_ops.probe import TARGET
-    from unguide.unguide_ops.unguidance import branch_of
+def scores_along(it, lora, encode, prompts: list[str], seeds: int, steps: tuple[int, ...]) -> dict:
+    """Statistic -> step -> (prompt, seed) -> score, along the base's own trajectories."""
+    from unguide.unguide_ops.concept import NEUTRAL
+    from unguide.unguide_ops.probe import TARGET, Walk, measure
 
-    branches = {profile: branch_of(it.model, lora) for profile, lora in loras.items()}
-    target = next(iter(loras.values())).target_prompt
-    latent = host.empty_latent(it.model, SIZE, SIZE)
-    noises = torch.cat([host.noise_like(latent, seed) for seed in range(1 + max(seed for _, seed in rows))])
-    found: dict = {}
+    statistics: list[str] = []
 
-    def follow(live, some: list[tuple[str, int]]) -> None:
-        asked, number = [prompt for prompt, _ in some], len(some)
-        sigmas = live.ddim_sigmas(SCHEDULE)
-        x = live.first_latents(sigmas[0], noises[[seed for _, seed in some]])
-        for step in range(max(steps) + 1):
-            levels = x.new_full((number,), sigmas[step])
+    def look(live, branch, x, sigma, asked, base):
+        """A Look: every statistic, [B, statistics]."""
+        levels = x.new_full((len(x),), sigma)
+        others = [TARGET] * len(x), [NEUTRAL] * len(x)
+        unchanged = [base, *(live.row_predictions(x, levels, them) for them in others)]
+        with branch.on():
+            changed = [live.row_predictions(x, levels, them) for them in (asked, *others)]
+        found = of_predictions(*unchanged, *changed)
+        statistics[:] = found
+        return torch.stack(list(found.values()), 1)
 
-            def predictions(*prompts, x=x, levels=levels):
-                return [live.row_predictions(x, levels, them) for them in prompts]
-
-            if step in steps:
-                every = (asked, [TARGET] * number, [""] * number)
-                base = predictions(*every)
-                for profile, branch in branches.items():
-                    with branch.attached(live.diffusion_model), branch.on():
-                        changed = predictions(*every)
-                    for statistic, values in of_predictions(*base, *changed).items():
-                        found.setdefault(profile, {}).setdefault(statistic, {}).setdefault(step, []).extend(
-                            values.tolist()
-                        )
-                cond, uncond = base[0], base[2]
-            else:
-                cond, uncond = predictions(asked, [""] * number)
-            x = ddim_step(
-                x, x - sigmas[step] * classifier_free_guidance(uncond, cond, CFG), sigmas[step], sigmas[step + 1]
-            )
-
-    for start in range(0, len(rows), 64):
-        some = rows[start : start + 64]
-        names = {prompt: encode(prompt) for prompt in {*(prompt for prompt, _ in some), ""}}
-        names[TARGET] = host.unpack_conditioning(target)
-        host.session(it.model, names, latent, lambda live, some=some: follow(live, some))
-    return found
+    walk = Walk(SCHEDULE, steps, CFG, SIZE, SIZE)
+    scores = measure(it.model, lora, encode, prompts, seeds, 0, walk, look).scores
+    return {
+        statistic: {
+            step: {(p, seed): by_stop[j][i] for p, its in scores.items() for seed, by_stop in enumerate(its)}
+            for j, step in enumerate(steps)
+        }
+        for i, statistic in enumerate(statistics)
+    }
 
 
 def auc(scores, means) -> float:
@@ -146,17 +125,16 @@ def means_it(parts: dict, prompts) -> np.ndarray:
 
 def measure(results: dict[str, dict]) -> dict:
     """From each class's `look`: the figures, and the tables of AUCs and error rates."""
-    tables: dict = {"auc": {}, "seeds": {}, "errors": {}, "by_part": {}}
+    tables: dict = {"auc": {}, "seeds": {}, "errors": {}}
     classes = list(results)
     for profile in PROFILES:
-        its = {name: results[name][profile] for name in classes}
 
         def mean_auc(of, profile=profile):
             return mean(
                 auc(of(results[n][profile]), means_it(results[n]["parts"], results[n]["parts"])) for n in classes
             )
 
-        some = its[classes[0]]
+        some = results[classes[0]][profile]
         tables["auc"][profile] = {
             **{
                 s: {step: mean_auc(lambda r, s=s, step=step: r["scores"][s][step]) for step in STEPS}

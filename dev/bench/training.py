@@ -90,8 +90,11 @@ def figures(profiles: dict[str, dict]) -> dict[str, float]:
 
 
 def best_statistics(its: list[dict]) -> dict[str, float]:
-    """Each statistic's mean AUC over the classes, at the best of the early steps of each."""
-    return {statistic: mean(it["gate_auc"][statistic] for it in its) for statistic in its[0]["gate_auc"]}
+    """Each statistic's mean AUC over the classes, at the best of the early steps."""
+    return {
+        statistic: max(mean(it["gate_auc"][statistic][step] for it in its) for step in steps)
+        for statistic, steps in its[0]["gate_auc"].items()
+    }
 
 
 def ratios(peaks: dict[str, float]) -> dict[str, float]:
