@@ -99,17 +99,34 @@ def run_training(workers, options: argparse.Namespace, folder: Path, words: dict
 
 def run_gate(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
     """`bench gate`; the report's text."""
+    import torch
+
     from dev.bench import gate, report
+    from dev.bench.studio import draw_base
 
     results = each(workers, "Looking", gate.look, [(folder, words, name) for name in classes])
     found = dict(zip(classes, results, strict=True))
+    tested = gate.tested(found)
+    drawn = each(workers, "Drawing", draw_base, [(folder, prompt, gate.DRAWN) for prompt in tested])
+    pictures = {p: torch.from_numpy(them).float() / 255 for p, them in zip(tested, drawn, strict=True)}
+    gate.judge(found, pictures)
     whole = gate.measure(found)
     whole["figures"] = {name: round(value, 4) for name, value in whole["figures"].items()}
     gate.chart(found, options.output / "gate.png")
+    gate.doubtful(found, pictures).save(options.output / "gate-doubt.png")
     text = gate.text(whole)
     report.write(options.output / "gate", whole, text)
-    raw = {name: {"parts": it["parts"], **{profile: {key: it[profile][key] for key in ("scores", "texts", "decisions")}
-                                           for profile in gate.PROFILES}} for name, it in found.items()}  # fmt: skip
+    raw = {
+        name: {
+            "parts": it["parts"],
+            "drawn": it["drawn"],
+            **{
+                profile: {key: it[profile][key] for key in ("scores", "texts", "decisions")}
+                for profile in gate.PROFILES
+            },
+        }
+        for name, it in found.items()
+    }
     (options.output / "gate-scores.json").write_text(json.dumps(raw), encoding="utf-8")
     return text
 

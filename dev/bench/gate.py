@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from dev.bench.model import mean
+from dev.bench.model import Pictures, mean
 from dev.bench.statistics import OURS, PAPER, of_predictions, of_texts
 from dev.bench.studio import CFG, SIZE, photo, studio
+from dev.judge import Panel
 
 STEPS, SCHEDULE = (0, 1, 2, 5, 10, 15, 20, 25), 50
 SEEDS, SEED_STEPS = (1, 3, 10, 30), (0, 10)
@@ -18,6 +20,7 @@ MEANT = ("target", "seen", "paraphrases", "unseen")  # parts of a class's prompt
 PAPER_STEP, PAPER_SEEDS = 10, 30
 PAPER_EVALUATIONS = PAPER_SEEDS * 2 * (2 * PAPER_STEP + 2)  # of a decision: the prompt's and the empty prompt's
 RATES = (0.05, 0.01, 0.001, 0.0001)
+DRAWN = 8  # pictures by which the base says itself what a prompt means
 
 
 def prompts_of(words: dict, name: str, kept: list[str], captions: list[str]) -> dict[str, tuple[str, str]]:
@@ -111,6 +114,56 @@ def scores_along(it, lora, encode, prompts: list[str], seeds: int, steps: tuple[
     }
 
 
+def tested(results: dict[str, dict]) -> list[str]:
+    """Every prompt of a `test` split."""
+    parts = (it for result in results.values() for it in result["parts"].items())
+    return list(dict.fromkeys(prompt for prompt, (_, split) in parts if split == "test"))
+
+
+def judge(results: dict[str, dict], pictures: Pictures) -> None:
+    """Note in each class's result as `drawn` how often the base draws the class, by tested prompt."""
+    panel = Panel()
+    for name, result in results.items():
+        its = [prompt for prompt in result["parts"] if prompt in pictures]
+        result["drawn"] = {prompt: panel.share_recognised(pictures[prompt], name) for prompt in its}
+
+
+def by_drawing(results: dict[str, dict]) -> dict[str, float]:
+    """AUC and error rates when a prompt means the class if the base draws it under it, in most of its pictures."""
+    cases = {
+        name: [(share > 0.5, it["default"]["decisions"][prompt]) for prompt, share in it["drawn"].items()]
+        for name, it in results.items()
+    }
+    aucs = [auc([it["score"] for _, it in its], [means for means, _ in its]) for its in cases.values()]
+    every = [(means, it["erased"]) for its in cases.values() for means, it in its]
+    return {
+        "drawn_auc_min": min(aucs), "drawn_auc_mean": mean(aucs),
+        "drawn_false_positive_rate": mean(erased for means, erased in every if not means),
+        "drawn_false_negative_rate": mean(not erased for means, erased in every if means),
+    }  # fmt: skip
+
+
+def wrong_by_words(results: dict[str, dict]) -> list[tuple[str, str]]:
+    """(class, prompt) of every tested prompt that our gate decides against the benchmark's words."""
+    return [
+        (name, prompt)
+        for name, it in results.items()
+        for prompt in it["drawn"]
+        if it["default"]["decisions"][prompt]["erased"] != (it["parts"][prompt][0] in MEANT)
+    ]
+
+
+def doubtful(results: dict[str, dict], pictures: Pictures) -> Image.Image:
+    """What the base draws under the prompts that our gate decides against the benchmark's words."""
+    from dev.bench.report import labelled
+
+    def label(name: str, prompt: str) -> str:
+        it = results[name]["default"]["decisions"][prompt]
+        return f"{'' if it['erased'] else 'not '}{name}, {it['score']:.0%}: {prompt.removeprefix(photo(''))}"
+
+    return labelled([(label(*case), pictures[case[1]]) for case in wrong_by_words(results)])
+
+
 def auc(scores, means) -> float:
     """Area under the ROC curve."""
     from sklearn.metrics import roc_auc_score
@@ -157,6 +210,7 @@ def measure(results: dict[str, dict]) -> dict:
     tables["by_class"] = ours
     wrong = rates(results, "default", lambda r, p, prof: r[prof]["decisions"][p]["erased"])
     tables["differences"] = differences(results)
+    tables["doubts"] = [(name, p, results[name]["drawn"][p]) for name, p in wrong_by_words(results)]
     tested = [
         (n, p) for n in classes for p in results[n]["parts"] if (p, 0) in results[n]["default"]["seeds"][PAPER][0]
     ]
@@ -170,6 +224,7 @@ def measure(results: dict[str, dict]) -> dict:
         "paper_auc_mean": tables["seeds"]["default"][PAPER][PAPER_STEP][PAPER_SEEDS],
         "paper_auc_mean_paper_lora": tables["seeds"]["paper"][PAPER][PAPER_STEP][PAPER_SEEDS],
         "paper_evaluations_per_decision": PAPER_EVALUATIONS, "agreement_with_paper": agree,
+        **by_drawing(results),
     }  # fmt: skip
     return {"figures": figures, **tables}
 
@@ -319,4 +374,6 @@ def text(whole: dict) -> str:
     lines += ["", f"Ours and the paper's rule differ on {len(right)} prompts; ours is right on {right.count('ours')}: "
               + "; ".join(f"{it['class']}: {it['prompt']}" for it in whole["differences"] if it["right"] == "paper")
               + " are the ones where the paper's rule is right."]  # fmt: skip
+    lines += ["", "Decided against the words, and the share of the base's pictures that show the class: "
+              + "; ".join(f"{name}: {prompt} {share:.2f}" for name, prompt, share in whole["doubts"])]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -50,16 +50,21 @@ def grids(output: Path, concepts, words: dict, pictures: Pictures, panel: Panel)
     grid(cases).save(output / "disagreements.png")
 
 
-def sheet(prompts: list[str], pictures: Pictures, columns: int = 2) -> Image.Image:
-    """SHOWN pictures of each prompt, labelled, in two columns."""
+def sheet(prompts: list[str], pictures: Pictures) -> Image.Image:
+    """SHOWN pictures of each prompt."""
+    return labelled([(prompt, pictures[prompt]) for prompt in prompts])
+
+
+def labelled(lines: list[tuple[str, torch.Tensor]], columns: int = 2) -> Image.Image:
+    """SHOWN pictures under each label, in two columns."""
     from unguide_ops.figures import comparison_grid
 
-    rows = -(-len(prompts) // columns)
+    rows = -(-len(lines) // columns)
     parts = []
-    for start in range(0, len(prompts), rows):
-        some = prompts[start : start + rows]
-        cells = torch.stack([pictures[prompt][:SHOWN].movedim(1, -1) for prompt in some])[:, None]
-        parts.append(comparison_grid(some, [""], cells, "")[0])
+    for start in range(0, len(lines), rows):
+        labels, pictures = zip(*lines[start : start + rows], strict=True)
+        cells = torch.stack([them[:SHOWN].movedim(1, -1) for them in pictures])[:, None]
+        parts.append(comparison_grid(labels, [""], cells, "")[0])
     height = max(part.shape[0] for part in parts)
     padded = [torch.nn.functional.pad(part, (0, 0, 0, 0, 0, height - part.shape[0]), value=1.0) for part in parts]
     return Image.fromarray((torch.cat(padded, 1) * 255).round().byte().numpy())

@@ -61,6 +61,6 @@ def studio(folder: Path) -> Studio:
     return Studio(folder)
 
 
-def draw_base(folder: Path, prompt: str):
+def draw_base(folder: Path, prompt: str, number: int = PICTURES):
     """A task for a worker: a prompt drawn by the base model, as a numpy array."""
-    return studio(folder).draw(prompt).numpy()
+    return studio(folder).draw(prompt, number=number).numpy()
