@@ -5,9 +5,9 @@ import json
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
-from ..unguide_ops.sampling import GateSettings, unguide_where_erased
+from ..unguide_ops.steering import SIDES, Course, SteeringSettings
 from ..unguide_ops.unguidance import unguide
-from .sockets import CATEGORY, LoRASocket, rate_input, seed_input, w_inputs
+from .sockets import CATEGORY, MOST, LoRASocket, rate_input, seed_input, w_inputs
 
 INSIDE, LINKED, ALWAYS_ERASE, OFF = "inside sampling", "linked", "always erase", "off"
 
@@ -50,16 +50,20 @@ def cfg_input():
     )
 
 
+def advanced(kind, name: str, tooltip: str, **more):
+    """An optional input behind the front end's "advanced" fold."""
+    it = kind.Input(name, optional=True, tooltip=tooltip, **more)
+    it.extra_dict = {"advanced": True}
+    return it
+
+
 def more_inputs():
-    """How the gate inside sampling decides, and where the probe's decision comes in."""
+    """How the gate inside sampling decides, where the probe's decision comes in, and how it is steered."""
     return [
-        io.Int.Input(
-            "gate_steps",
-            default=GateSettings.steps,
-            min=1,
-            max=50,
-            optional=True,
-            tooltip="Gate inside sampling only: so many first steps are looked at; until then the base model draws.",
+        advanced(
+            io.Int, "gate_steps", default=SteeringSettings.gate_steps, min=1, max=50,
+            tooltip="Gate inside sampling only: so many first steps are looked at. With more than one, the base model "
+            "draws until then.",
         ),
         rate_input("Gate inside sampling only"),
         io.Boolean.Input(
@@ -69,27 +73,58 @@ def more_inputs():
             tooltip="The probe's decision: w_erased if true, w_unrelated if false.",
         ),
         io.Float.Input("w", optional=True, force_input=True, tooltip="w itself; takes precedence over erased."),
-    ]
+        advanced(
+            io.Combo, "lora_branch", options=list(SIDES), default=SteeringSettings.sides,
+            tooltip="Which predictions are steered. cond and uncond: both, as in the paper. cond only: not those of "
+            "the negative prompt, at three quarters of the cost.",
+        ),
+        advanced(
+            io.Float, "start", default=SteeringSettings.start, min=0.0, max=1.0, step=0.01,
+            tooltip="Where in the run steering begins: 0 at the first step, 0.5 half way. Later: more of the concept's "
+            "layout stays.",
+        ),
+        advanced(
+            io.Float, "end", default=SteeringSettings.end, min=0.0, max=1.0, step=0.01,
+            tooltip="Where in the run steering ends; the rest is the base model's. Earlier is cheaper, and the concept "
+            "may come back in details.",
+        ),
+        advanced(
+            io.Float, "softness", default=SteeringSettings.softness, min=0.0, max=1.0, step=0.01,
+            tooltip="Gate inside sampling only: scores this close to the threshold get a w between w_unrelated and "
+            "w_erased. 0: a clear decision.",
+        ),
+        advanced(
+            io.Boolean, "restart", default=SteeringSettings.restart,
+            tooltip="Gate inside sampling with more than one step only: where the concept was found, begin again from "
+            "the first noise, so that the gate's own steps are steered too.",
+        ),
+        advanced(
+            io.Float, "rescale", default=SteeringSettings.rescale, min=0.0, max=1.0, step=0.05,
+            tooltip="Takes back contrast and saturation that steering adds, as RescaleCFG does for guidance. 0: not at "
+            "all, 1: to the base model's.",
+        ),
+    ]  # fmt: skip
 
 
-def guided(
-    model, lora, decided, gate, w_erased, w_unrelated, erased=None, w=None,
-    gate_steps=GateSettings.steps, false_positive_rate=GateSettings.false_positive_rate,
-):  # fmt: skip
-    """The MODEL that the gate's inputs ask for; `decided` is told what a gate inside sampling finds."""
-    if gate == INSIDE:
-        settings = GateSettings(w_erased, w_unrelated, gate_steps, false_positive_rate)
-        return unguide_where_erased(model, lora, settings, decided)
-    return unguide(model, lora, weight(gate, w_erased, w_unrelated, erased, w))
+def guided(model, lora, told, gate, w_erased, w_unrelated, erased=None, w=None, lora_branch=SteeringSettings.sides,
+           **settings):  # fmt: skip
+    """The MODEL that the gate's inputs ask for; `told` hears what becomes of its runs."""
+    if gate == OFF:
+        return model.clone()
+    if gate != INSIDE:
+        settings["w"] = weight(gate, w_erased, w_unrelated, erased, w)
+    return unguide(
+        model, lora, SteeringSettings(w_erased=w_erased, w_unrelated=w_unrelated, sides=lora_branch, **settings), told
+    )
 
 
 def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, w: float | None) -> float:
-    """The w for every picture. Raises ValueError when the gate is linked and nothing is."""
-    if gate == OFF:
-        return 1.0
+    """The w for every picture. Raises ValueError when the gate is linked and nothing is, or to what is no weight."""
     if gate == ALWAYS_ERASE:
         return w_erased
     if w is not None:
+        if not -MOST <= w <= MOST:
+            raise ValueError(f"`w` is {w:g}: link a number from -{MOST} to {MOST}; -1 steers away, 1 is the base.")
         return w
     if erased is None:
         raise ValueError(
@@ -108,10 +143,20 @@ def warnings_of(model, lora, gate: str, size: tuple[int, int] | None = None, cfg
 
 def warned(model, lora, **gate):
     """The guided MODEL for nodes that do not sample themselves; what does not fit stands on the node."""
-    guiding = guided(model, lora, lambda decisions: None, **gate)
+    guiding = guided(model, lora, lambda course: None, **gate)
     if warnings := warnings_of(model, lora, gate["gate"]):
         host.say_on_node("\n".join(warnings))
     return guiding
+
+
+def in_words(course: Course) -> list[str]:
+    """What became of a run, for the node."""
+    each = dict.fromkeys(
+        f"w = {it.w:g}" + (f": {it.verdict.explained()}" if it.verdict else "") for it in course.decisions
+    )
+    ratio = course.evaluations / max(1, course.plain_evaluations)
+    asked = f"the LoRA was asked in {len(course.lora_steps)} steps" if course.lora_steps else "the LoRA was not asked"
+    return [*each, f"{course.evaluations} evaluations, {ratio:.2f} x plain sampling; {asked}"]
 
 
 class UnGuidance(io.ComfyNode):
@@ -199,7 +244,9 @@ class UnGuidanceKSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(tooltip="The denoised latent."),
-                io.String.Output(display_name="report", tooltip="w and evaluations as JSON."),
+                io.String.Output(
+                    display_name="report", tooltip="Each picture's decision and w, and what it cost, as JSON."
+                ),
             ],
         )
 
@@ -208,16 +255,13 @@ class UnGuidanceKSampler(io.ComfyNode):
         cls, model, lora, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise, **gate
     ) -> io.NodeOutput:
         """The latent and the report."""
-        counter, found = host.EvaluationCounter(), []
+        courses: list[Course] = []
         warnings = warnings_of(model, lora, gate["gate"], host.pixels(latent_image), cfg)
-        guiding = counter.watch(guided(model, lora, found.extend, **gate))
+        guiding = guided(model, lora, courses.append, **gate)
         latent = host.ksample(
             guiding, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise
         )
-        report = json.dumps({
-            "gate": gate["gate"], "evaluations": counter.count, "pictures": latent["samples"].shape[0],
-            "warnings": warnings, "decisions": [{**it.verdict.report(), "w": it.w} for it in found],
-        })  # fmt: skip
-        words = [f"w = {it.w:g}: {it.verdict.explained()}" for it in found]
-        host.say_on_node("\n".join([*warnings, *words, f"{counter.count} evaluations"]))
+        reports = [course.report() for course in courses]  # none where nothing was sampled, or with the gate off
+        report = json.dumps({"gate": gate["gate"], "warnings": warnings, **(reports[0] if reports else {})})
+        host.say_on_node("\n".join([*warnings, *(line for course in courses for line in in_words(course))]))
         return io.NodeOutput(latent, report, ui=ui.PreviewText(report))

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..unguide_ops.probe import ProbeSettings
 
 CATEGORY = "UnGuide"
+MOST = 10  # of a w, in either direction
 ConceptSocket = io.Custom("UNGUIDE_CONCEPT")
 LoRASocket = io.Custom("UNGUIDE_LORA")
 
@@ -42,8 +43,8 @@ def w_inputs():
         io.Float.Input(
             "w_erased",
             default=-1.0,
-            min=-10.0,
-            max=10.0,
+            min=-MOST,
+            max=MOST,
             step=0.05,
             tooltip="w for prompts that touch the erased concept. -1 (the paper's) predicts 2 x LoRA - base and "
             "steers away from the concept; 0 is the LoRA alone.",
@@ -51,8 +52,8 @@ def w_inputs():
         io.Float.Input(
             "w_unrelated",
             default=1.0,
-            min=-10.0,
-            max=10.0,
+            min=-MOST,
+            max=MOST,
             step=0.05,
             tooltip="w for all other prompts. 1 is the plain base picture, bit for bit. The paper "
             "uses 2 (2 x base - LoRA), which costs twice as much and oversaturates.",

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from unguide.nodes.lora import UnGuideSaveLoRA
 from unguide.unguide_ops import files, host
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
+from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
 PAIR = {"a.lora_down.weight": torch.ones(1, 3), "a.lora_up.weight": torch.ones(3, 1)}
@@ -37,7 +38,9 @@ def test_the_stock_loader_reads_it_and_draws_what_our_branch_draws_at_w_0(model,
     stock, _ = nodes.LoraLoader().load_lora(model, clip, name, 1.0, 1.0)
     expected = sample(stock)
     assert not [r for r in caplog.records if "not loaded" in r.message]
-    torch.testing.assert_close(sample(unguide(model, files.load_lora(path), 0.0)), expected, rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(
+        sample(unguide(model, files.load_lora(path), SteeringSettings(w=0.0))), expected, rtol=1e-3, atol=2e-3
+    )
 
 
 def test_names_count_up_and_stay_in_the_loras_folder():

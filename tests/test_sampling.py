@@ -6,19 +6,31 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from unguide.nodes.sampling import UnGuidanceGuider
+from comfy.context_windows import (
+    IndexListContextHandler,
+    get_matching_context_schedule,
+    get_matching_fuse_method,
+)
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from unguide.nodes.sampling import UnGuidanceGuider, weight
 from unguide.unguide_ops import host
 from unguide.unguide_ops.probe import Walk, measure, response
-from unguide.unguide_ops.sampling import GateSettings, unguide_where_erased
+from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def gated(model, lora, **settings):
     """The MODEL, and the list that its decisions go to."""
     found = []
-    return unguide_where_erased(model, lora, GateSettings(**settings), found.extend), found
+    return unguide(model, lora, SteeringSettings(**settings), lambda course: found.extend(course.decisions)), found
+
+
+def always(model, lora, w=-1.0, **settings):
+    return unguide(model, lora, SteeringSettings(w=w, **settings))
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc"])
@@ -32,31 +44,36 @@ def test_an_unrelated_picture_is_the_base_s_bit_for_bit(model, trained, sample, 
 def test_an_erased_picture_is_steered_from_the_first_step_on(model, trained, sample, sampler):
     guided, found = gated(model, trained)
     torch.testing.assert_close(
-        sample(guided, CAT, sampler), sample(unguide(model, trained, -1.0), CAT, sampler), rtol=1e-4, atol=1e-4
+        sample(guided, CAT, sampler),
+        sample(always(model, trained), CAT, sampler),
+        rtol=1e-4,
+        atol=1e-4,
     )
     assert [it.w for it in found] == [-1.0, -1.0] and all(
         it.verdict.score == pytest.approx(1, abs=0.02) and it.verdict.probability > 0.99 for it in found
     )
 
 
-def test_every_picture_of_a_batch_is_decided_by_itself(model, clip, trained):
-    latent = {"samples": torch.zeros(2, 4, 8, 8)}
-    both = [[torch.cat([host.encode(clip, prompt)[0][0] for prompt in (CAT, DOG)]), {}]]
+def test_every_picture_of_a_batch_is_decided_by_itself_and_only_the_concept_s_cost_more(model, clip, trained):
+    latent = {"samples": torch.zeros(4, 4, 8, 8)}
+    both = [[torch.cat([host.encode(clip, prompt)[0][0] for prompt in (CAT, DOG)]), {}]]  # the host repeats them
 
     def draw(of):
         return host.ksample(of, 3, 6, 7.5, "euler", "normal", both, host.encode(clip, ""), latent, 1.0)["samples"]
 
     guided, found = gated(model, trained)
-    drawn, base, steered = draw(guided), draw(model), draw(unguide(model, trained, -1.0))
-    assert [it.verdict.erased for it in found] == [True, False]
-    assert torch.equal(drawn[1], base[1])
-    torch.testing.assert_close(drawn[0], steered[0], rtol=1e-4, atol=1e-4)
+    counter = host.EvaluationCounter()
+    drawn, base, steered = draw(counter.watch(guided)), draw(model), draw(always(model, trained))
+    assert [it.verdict.erased for it in found] == [True, False] * 2
+    assert counter.count == 4 * (6 * 2 + 3) + 2 * 6 * 2
+    assert torch.equal(drawn[1::2], base[1::2])
+    torch.testing.assert_close(drawn[::2], steered[::2], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("prompt", "steps", "evaluations"), [(DOG, 1, 40 + 3), (DOG, 3, 40 + 9), (CAT, 1, 80 + 3)])
 def test_what_it_costs(model, trained, sample, prompt, steps, evaluations):
     counter = host.EvaluationCounter()
-    sample(counter.watch(gated(model, trained, steps=steps)[0]), prompt, steps=20)
+    sample(counter.watch(gated(model, trained, gate_steps=steps)[0]), prompt, steps=20)
     assert counter.count == 2 * evaluations  # pictures
 
 
@@ -95,3 +112,167 @@ def test_the_target_s_prompt_stays_out_of_the_next_run(model, trained, sample):
 def test_a_lora_without_calibration_is_refused_with_the_node_that_makes_one(model, trained):
     with pytest.raises(ValueError, match="UnGuide Calibrate"):
         gated(model, dataclasses.replace(trained, calibration=None))
+
+
+def test_cond_only_leaves_the_negative_prompt_to_the_base_and_saves_a_quarter(model, trained, sample):
+    counter = host.EvaluationCounter()
+    ours = sample(counter.watch(always(model, trained, sides="cond only")), CAT, negative=DOG)
+    assert counter.count == 2 * 6 * 3
+    both = always(model, trained)
+
+    def negative_of_the_base(args):
+        (unsteered,) = comfy.samplers.calc_cond_batch(args["model"], [args["uncond"]], args["input"], args["sigma"], {})
+        return args["cond_denoised"] * args["cond_scale"] + unsteered * (1 - args["cond_scale"])
+
+    both.set_model_sampler_post_cfg_function(negative_of_the_base)
+    torch.testing.assert_close(ours, sample(both, CAT, negative=DOG), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("window", "steps"), [((0.0, 1.0), [*range(6)]), ((0.5, 1.0), [3, 4, 5]), ((0.0, 0.4), [0, 1, 2])]
+)
+def test_steering_acts_in_its_part_of_the_run(model, trained, sample, window, steps):
+    courses = []
+    start, end = window
+    settings = SteeringSettings(w=-1.0, start=start, end=end)
+    sample(unguide(model, trained, settings, courses.append), CAT)
+    assert courses[0].lora_steps == steps
+    assert courses[0].evaluations == courses[0].plain_evaluations + 4 * len(steps) == 24 + 4 * len(steps)
+
+
+def test_with_restart_the_gate_s_steps_are_steered_as_well(model, trained, sample):
+    guided, found = gated(model, trained, gate_steps=3, restart=True)
+    torch.testing.assert_close(sample(guided, CAT), sample(always(model, trained), CAT), **CLOSE)
+    assert [it.w for it in found] == [-1.0, -1.0]
+    assert torch.equal(sample(guided, DOG), sample(model, DOG))
+    ancestral = sample(guided, CAT, "euler_ancestral")  # its noise begins again as well
+    torch.testing.assert_close(ancestral, sample(always(model, trained), CAT, "euler_ancestral"), **CLOSE)
+    late = gated(model, trained, gate_steps=3)[0]
+    assert not torch.allclose(sample(late, CAT), sample(guided, CAT), rtol=0.1, atol=0.1)
+
+
+def test_a_soft_gate_is_hard_far_from_the_threshold(model, trained, sample):
+    guided, found = gated(model, trained, softness=0.02)
+    assert torch.equal(sample(guided, DOG), sample(model, DOG))
+    sample(guided, CAT)
+    assert [it.w for it in found] == [1.0, 1.0, -1.0, -1.0]
+    guided, found = gated(model, trained, softness=1.0)
+    sample(guided, DOG)
+    assert all(0 < it.w < 1 for it in found)
+
+
+def test_rescaling_brings_the_base_s_contrast_back(model, trained, sample):
+    base, plain, rescaled = (
+        sample(model, CAT),
+        sample(always(model, trained), CAT),
+        sample(always(model, trained, rescale=1.0), CAT),
+    )
+    assert abs(rescaled.std() / base.std() - 1) < abs(plain.std() / base.std() - 1)
+
+
+def test_the_course_of_a_run_is_told(model, trained, sample):
+    courses = []
+    guided = unguide(model, trained, SteeringSettings(), courses.append)
+    sample(guided, CAT)
+    sample(guided, DOG)
+    erased, unrelated = (course.report() for course in courses)
+    assert (erased["plain_evaluations"], erased["evaluations"], erased["lora_steps"]) == (24, 54, [*range(6)])
+    assert (unrelated["plain_evaluations"], unrelated["evaluations"], unrelated["lora_steps"]) == (24, 30, [0])
+    assert all(it["erased"] and it["w"] == -1 and it["score"] > it["threshold"] for it in erased["decisions"])
+
+
+def test_one_more_call_in_a_step_does_not_confuse_the_gate(model, trained, sample):
+    """Skip-layer guidance asks for cond and uncond apart, perturbed attention once more."""
+    for patch in (lambda it: PerturbedAttentionGuidance.execute(it, 2.0).args[0], apart):
+        guided, found = gated(model, trained, gate_steps=2)
+        assert torch.equal(sample(patch(guided), DOG), sample(patch(model), DOG))
+        sample(patch(guided), CAT)
+        assert [it.w for it in found] == [1.0, 1.0, -1.0, -1.0]
+
+
+def apart(model):
+    def uncond_first(args):
+        rest = (args["input"], args["sigma"], args["model_options"])
+        cond, uncond = args["conds"]
+        (second,) = comfy.samplers.calc_cond_batch(args["model"], [uncond], *rest)
+        (first,) = comfy.samplers.calc_cond_batch(args["model"], [cond], *rest)
+        return [first, second]
+
+    model = model.clone()
+    model.set_model_sampler_calc_cond_batch_function(uncond_first)
+    return model
+
+
+def test_context_windows(model, clip, trained):
+    """They cut every cond anew for each window, here left and right."""
+    guided, found = gated(model, trained)
+
+    def draw(of, prompt):
+        of = of.clone()
+        of.model_options["context_handler"] = IndexListContextHandler(
+            get_matching_context_schedule("standard_static"), get_matching_fuse_method("pyramid"), 6, 2, dim=3
+        )
+        latent = {"samples": torch.zeros(1, 24, 8, 8)}
+        positive, negative = host.encode(clip, prompt), host.encode(clip, "")
+        return host.ksample(of, 3, 6, 7.5, "euler", "normal", positive, negative, latent, 1.0)["samples"]
+
+    assert torch.equal(draw(guided, DOG), draw(model, DOG))
+    torch.testing.assert_close(draw(guided, CAT), draw(always(model, trained), CAT), **CLOSE)
+    assert [it.w for it in found] == [1.0, -1.0]
+
+
+def test_a_gate_that_never_sees_the_prompt_is_an_error(model, trained, sample):
+    def only_uncond(args):
+        (uncond,) = comfy.samplers.calc_cond_batch(
+            args["model"], [args["conds"][1]], args["input"], args["sigma"], args["model_options"]
+        )
+        return [uncond, uncond]
+
+    guided = gated(model, trained)[0]
+    guided.set_model_sampler_calc_cond_batch_function(only_uncond)
+    with pytest.raises(RuntimeError, match="never saw the prompt"):
+        sample(guided, CAT)
+
+
+def spoiled(lora):
+    name, pair = next(iter(lora.pairs.items()))
+    return dataclasses.replace(lora, pairs={**lora.pairs, name: dataclasses.replace(pair, up=pair.up * float("nan"))})
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        ({"gate_steps": 7}, lambda lora: lora, "`gate_steps` is 7, but this run has 6 steps"),
+        ({"start": 0.5, "end": 0.5}, lambda lora: lora, "steering must end after it starts"),
+        ({"sides": "uncond"}, lambda lora: lora, "`lora_branch` is 'uncond'"),
+        ({}, spoiled, "`lora` has weights that are no numbers"),
+    ],
+)
+def test_bad_input_is_refused_with_its_name(model, trained, sample, settings, change, message):
+    with pytest.raises(ValueError, match=message):
+        sample(gated(model, change(trained), **settings)[0])
+    assert not any("forward" in vars(module) for module in model.model.modules())
+
+
+@pytest.mark.parametrize("w", [float("nan"), 11.0, -11.0])
+def test_a_linked_w_out_of_range_is_refused(w):
+    with pytest.raises(ValueError, match="`w` is"):
+        weight("linked", -1.0, 1.0, None, w)
+
+
+def test_a_bypassed_lora_stops_the_gate(model, trained, sample):
+    """Something that replaces the layers' forwards would make every prompt look unrelated."""
+
+    def bypass(executor, *args, **kwargs):
+        swapped = [m for m in model.model.modules() if "forward" in vars(m)]
+        forwards = [vars(m).pop("forward") for m in swapped]
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            for module, forward in zip(swapped, forwards, strict=True):
+                module.forward = forward
+
+    guided = gated(model, trained)[0]
+    guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass)
+    with pytest.raises(ValueError, match="changes nothing"):
+        sample(guided, CAT)

@@ -7,6 +7,7 @@ from comfy.patcher_extension import WrappersMP
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import host
 from unguide.unguide_ops.lora import ConceptLoRA
+from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
 
@@ -39,23 +40,23 @@ def two_models(model, merged, w):
 @pytest.mark.parametrize("w", [-1.0, 0.0, 0.5, 2.0])
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "euler_ancestral", "ddim", "uni_pc", "dpmpp_sde"])
 def test_blend_equals_two_merged_copies(model, merged, lora, sample, sampler, w):
-    ours = sample(unguide(model, lora, w), sampler=sampler, cfg=3.0)
+    ours = sample(unguide(model, lora, SteeringSettings(w=w)), sampler=sampler, cfg=3.0)
     theirs = sample(two_models(model, merged, w), sampler=sampler, cfg=3.0)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
     assert not torch.allclose(ours, sample(model, sampler=sampler, cfg=3.0), rtol=1e-2, atol=1e-2)
 
 
 def test_w_1_gives_the_plain_base_picture_bit_for_bit(model, lora, sample):
-    assert torch.equal(sample(unguide(model, lora, 1.0)), sample(model))
+    assert torch.equal(sample(unguide(model, lora, SteeringSettings(w=1.0))), sample(model))
 
 
 def test_without_guidance_the_uncond_branch_is_left_out(model, merged, lora, sample):
-    ours = sample(unguide(model, lora, -1.0), cfg=1.0)
+    ours = sample(unguide(model, lora, SteeringSettings(w=-1.0)), cfg=1.0)
     torch.testing.assert_close(ours, sample(two_models(model, merged, -1.0), cfg=1.0), rtol=1e-3, atol=2e-3)
 
 
 def test_two_concepts_can_be_chained(model, lora, sample):
-    twice = unguide(unguide(model, lora, 0.0), lora, 0.5)
+    twice = unguide(unguide(model, lora, SteeringSettings(w=0.0)), lora, SteeringSettings(w=0.5))
     assert torch.isfinite(sample(twice)).all()
     assert not has_branch(model)
 
@@ -63,7 +64,9 @@ def test_two_concepts_can_be_chained(model, lora, sample):
 @pytest.mark.parametrize(("w", "evaluations"), [(1.0, 24), (0.0, 24), (-1.0, 48)])
 def test_evaluations_are_counted_and_only_the_needed_are_made(model, lora, sample, w, evaluations):
     counter = host.EvaluationCounter()
-    sample(counter.watch(unguide(model, lora, w)), steps=6)  # 6 steps x (cond + uncond) x 2 pictures
+    sample(
+        counter.watch(unguide(model, lora, SteeringSettings(w=w))), steps=6
+    )  # 6 steps x (cond + uncond) x 2 pictures
     assert counter.count == evaluations
 
 
@@ -78,7 +81,7 @@ class SamplerError(Exception):
 @pytest.mark.parametrize("error", [SamplerError, KeyboardInterrupt, MemoryError])
 def test_an_error_in_the_middle_leaves_the_model_as_it_was(model, lora, sample, error):
     before = sample(model)
-    guided = unguide(model, lora, -1.0)
+    guided = unguide(model, lora, SteeringSettings(w=-1.0))
     calls = 0
 
     def fail(executor, *args, **kwargs):
@@ -101,7 +104,7 @@ def test_a_forward_that_another_pack_placed_is_kept(model, lora, sample):
     plain = module.forward
     placed = module.forward = lambda x: plain(x) * 1.0
     try:
-        sample(unguide(model, lora, -1.0))
+        sample(unguide(model, lora, SteeringSettings(w=-1.0)))
         assert module.forward is placed
     finally:
         del module.forward
@@ -118,7 +121,7 @@ def test_a_bypassed_branch_is_an_error_and_not_a_silent_base_picture(model, lora
                 module.forward = forward
 
     for w in (0.0, -1.0):
-        guided = unguide(model, lora, w)
+        guided = unguide(model, lora, SteeringSettings(w=w))
         guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass)
         with pytest.raises(RuntimeError, match="had no effect"):
             sample(guided)
@@ -127,12 +130,12 @@ def test_a_bypassed_branch_is_an_error_and_not_a_silent_base_picture(model, lora
 def test_a_lora_of_another_family_is_refused_with_the_layer_named(model, lora):
     stranger = ConceptLoRA({"lora_unet_double_blocks_0_txt_attn_qkv": next(iter(lora.pairs.values()))})
     with pytest.raises(ValueError, match="double_blocks_0_txt_attn_qkv"):
-        unguide(model, stranger, -1.0)
+        unguide(model, stranger, SteeringSettings(w=-1.0))
 
 
 def test_a_lora_of_another_width_is_refused_with_both_widths(model, lora, sample):
     name, pair = next(iter(lora.pairs.items()))
     wide = ConceptLoRA({name: type(pair)(torch.ones(1, 999), torch.ones(64, 1), 1.0)})
     with pytest.raises(ValueError, match="999 inputs"):
-        sample(unguide(model, wide, 0.0))
+        sample(unguide(model, wide, SteeringSettings(w=0.0)))
     assert not has_branch(model)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .lora import LowRankPair
+from .lora import ConceptLoRA, LowRankPair
 
 
 class Branch:
@@ -25,6 +25,21 @@ class Branch:
         self.pairs = pairs
         self.calls = 0  # of any pair since attached: 0 after a prediction means that something bypassed the branch
         self.is_on = False
+        self._wraps: dict[str, tuple] = {}
+
+    @classmethod
+    def of(cls, lora: ConceptLoRA, paths: Mapping[str, str]) -> Branch:
+        """The branch of a concept LoRA on the model whose layers have these `paths`, by their name in files.
+
+        Raises ValueError when the model lacks a layer that the LoRA was made for.
+        """
+        unknown = [name for name in lora.pairs if name not in paths]
+        if unknown:
+            raise ValueError(
+                f"This LoRA does not fit the model: {len(unknown)} of its {len(lora.pairs)} layers are not there, "
+                f"`{unknown[0]}` for one. Use it with the model family that it was trained on."
+            )
+        return cls({paths[name]: pair for name, pair in lora.pairs.items()})
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -45,20 +60,24 @@ class Branch:
                 module = model.get_submodule(path)
                 _check_shape(path, module, pair)
                 replaced.append((module, {"forward": module.forward} if "forward" in vars(module) else {}))
-                module.forward = self._wrap(module.forward, pair)
+                module.forward = self._wrapped(path, module.forward)
             yield self
         finally:
             for module, before in reversed(replaced):
                 vars(module).pop("forward", None)
                 vars(module).update(before)
 
+    def _wrapped(self, path: str, forward):
+        """`forward` with the pair: the same object whenever it is asked for, or a compiled model compiles again."""
+        if path not in self._wraps or self._wraps[path][0] != forward:
+            self._wraps[path] = (forward, self._wrap(forward, self.pairs[path]))
+        return self._wraps[path][1]
+
     def _wrap(self, forward, pair: LowRankPair):
         cast: dict[tuple, LowRankPair] = {}
 
-        def forward_with_branch(x, *args, **kwargs):
-            y = forward(x, *args, **kwargs)
-            if not self.is_on:
-                return y
+        @torch.compiler.disable
+        def changed(y, x):
             self.calls += 1
             if pair.up.requires_grad:
                 return y + pair.change(x)
@@ -66,6 +85,10 @@ class Branch:
             if key not in cast:
                 cast[key] = pair.to(device=x.device, dtype=x.dtype)
             return y + cast[key].change(x)
+
+        def forward_with_branch(x, *args, **kwargs):
+            y = forward(x, *args, **kwargs)
+            return changed(y, x) if self.is_on else y
 
         return forward_with_branch
 

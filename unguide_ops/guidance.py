@@ -1,5 +1,9 @@
 """w, and the blend (paper section 3.3). Pure torch."""
 
+from __future__ import annotations
+
+import math
+
 import torch
 
 
@@ -11,3 +15,28 @@ def blend(base: torch.Tensor, lora: torch.Tensor, w: float | torch.Tensor) -> to
     in x0, eps, v or velocity space: the result is the same number.
     """
     return w * base + (1.0 - w) * lora
+
+
+def combine(base: torch.Tensor, blends: list[torch.Tensor]) -> torch.Tensor:
+    """Several concepts at once, each with its blend: `e = e_base + sum_i (1 - w_i) * (e_i - e_base)`, in any order."""
+    return blends[0] if len(blends) == 1 else base + sum(it - base for it in blends)
+
+
+def soft_w(beyond: float, softness: float, w_erased: float, w_unrelated: float) -> float:
+    """W for a score that lies so far beyond the threshold: a sigmoid from w_unrelated to w_erased.
+
+    At a distance of `softness` from the threshold it has arrived at either; 0 is a hard decision.
+    """
+    if abs(beyond) >= softness:
+        return w_erased if beyond > 0 else w_unrelated
+    return w_unrelated + (w_erased - w_unrelated) / (1 + math.exp(-4 * beyond / softness))
+
+
+def rescaled(blended: torch.Tensor, base: torch.Tensor, share: float) -> torch.Tensor:
+    """The blend [B, ...] with this share of the excess in its standard deviation over the base's taken back.
+
+    As CFG rescale does for guidance (arXiv 2305.08891, section 3.4): steering adds contrast and saturation.
+    """
+    axes = tuple(range(1, base.ndim))
+    ratio = base.std(axes, keepdim=True) / blended.std(axes, keepdim=True)
+    return blended * (1 - share + share * ratio)

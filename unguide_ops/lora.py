@@ -66,3 +66,8 @@ class ConceptLoRA:
     def is_zero(self) -> bool:
         """True when no pair changes anything, as right after creation."""
         return not any(pair.up.any() and pair.down.any() and pair.alpha for pair in self.pairs.values())
+
+    @property
+    def is_finite(self) -> bool:
+        """True when every weight is a number."""
+        return all(pair.up.isfinite().all() and pair.down.isfinite().all() for pair in self.pairs.values())

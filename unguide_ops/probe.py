@@ -14,7 +14,6 @@ from .calibration import Calibration
 from .concept import NEUTRAL
 from .lora import ConceptLoRA
 from .objective import classifier_free_guidance, ddim_step
-from .unguidance import branch_of
 
 TARGET = "target prompt"  # the LoRA's own encoded target prompt, in a session's prompts
 Encode = Callable[[str], host.Conditioning]
@@ -206,7 +205,7 @@ def measure(
     model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], seeds: int, seed: int, walk: Walk, look: Look
 ) -> Measured:
     """The score of each prompt under each noise, at every stop of the walk, in batches of what fits in memory."""
-    branch, counter = branch_of(model, lora), host.EvaluationCounter()
+    branch, counter = Branch.of(lora, host.module_paths(model)), host.EvaluationCounter()
     counted = counter.watch(model)
     latent = host.empty_latent(model, walk.width, walk.height)
     noises = [host.noise_like(latent, seed + i) for i in range(seeds)]

@@ -10,7 +10,6 @@ from .concept import NEUTRAL, EncodedConcept, spread
 from .guidance import blend
 from .lora import ConceptLoRA
 from .objective import classifier_free_guidance, ddim_step
-from .unguidance import branch_of
 
 COLUMNS = {"base": 1.0, "LoRA alone": 0.0, "UnGuidance": -1.0}
 ERASED, KEPT = 2, 2  # prompts shown of either kind, at most
@@ -24,7 +23,7 @@ def showcase(model, lora: ConceptLoRA, concept: EncodedConcept, latent: torch.Te
     """
     erased, kept = concept.concept.erased[:ERASED], spread(concept.concept.kept, KEPT)
     prompts = [*erased, *kept]
-    branch, counter = branch_of(model, lora), host.EvaluationCounter()
+    branch, counter = Branch.of(lora, host.module_paths(model)), host.EvaluationCounter()
     noise = host.noise_like(latent, 0)
 
     def body(live: host.LiveModel) -> list[torch.Tensor]:

@@ -1,65 +1,86 @@
-"""UnGuidance on a MODEL (paper section 3.3): any sampler, one model in memory."""
+"""UnGuidance on a MODEL (paper section 3.3): any sampler, one model in memory, any number of concepts."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from . import host
 from .branch import Branch
-from .guidance import blend
+from .guidance import combine
 from .lora import ConceptLoRA
+from .probe import calibration_of
+from .steering import SIDES, Course, Steered, SteeringSettings
 
 
-def branch_of(model, lora: ConceptLoRA) -> Branch:
-    """The LoRA as a branch of this MODEL. Raises ValueError when the model lacks a layer that the LoRA was made for."""
-    paths = host.module_paths(model)
-    unknown = [name for name in lora.pairs if name not in paths]
-    if unknown:
-        raise ValueError(
-            f"This LoRA does not fit the model: {len(unknown)} of its {len(lora.pairs)} layers are not there, "
-            f"`{unknown[0]}` for one. Use it with the model family that it was trained on."
-        )
-    return Branch({paths[name]: pair for name, pair in lora.pairs.items()})
+@dataclass(frozen=True)
+class Concept:
+    """A concept LoRA that hangs on a MODEL; `told` hears what became of each of its sampling runs."""
+
+    branch: Branch
+    lora: ConceptLoRA
+    settings: SteeringSettings
+    told: Callable[[Course], None]
 
 
-def unguide(model, lora: ConceptLoRA, w: float):
+def unguide(model, lora: ConceptLoRA, settings: SteeringSettings, told: Callable[[Course], None] = lambda course: None):
     """A clone of MODEL that predicts `w * e_base + (1 - w) * e_lora` wherever it is sampled.
 
-    w = 1 needs no LoRA at all and gives the plain base picture bit for bit; w = 0 evaluates the LoRA alone; any other
-    w evaluates both, one after the other, so that memory stays that of plain sampling.
+    Without a w of its own for all pictures, the gate finds it for each, by the calibration that the LoRA carries. Where
+    w = 1 the LoRA is not asked, and the picture is the base's, bit for bit; w = 0 asks the LoRA alone; any other w asks
+    both, one after the other, so that memory stays that of plain sampling. Concepts that already hang on the MODEL are
+    steered away from as well (`guidance.combine`). Raises ValueError for a LoRA that does not fit the model, carries
+    what is no number, or has no calibration where one is needed.
     """
-    if w == 1.0:
-        return model.clone()
-    branch = branch_of(model, lora)
-    checked = False
-
-    @contextmanager
-    def attached(diffusion_model: torch.nn.Module):
-        nonlocal checked
-        checked = lora.is_zero  # a LoRA of zeros rightly changes nothing
-        with branch.attached(diffusion_model):
-            yield
-
-    def predict(call: host.Call) -> list[torch.Tensor]:
-        nonlocal checked
-        base = call.evaluate() if w != 0.0 else None
-        with branch.on():
-            changed = call.evaluate()
-        if not checked:
-            _check_effect(branch, base, changed)
-            checked = True
-        return changed if base is None else [blend(b, c, w) for b, c in zip(base, changed, strict=True)]
-
-    return host.with_branch(model, attached, predict)
+    _check(lora, settings)
+    concept = Concept(Branch.of(lora, host.module_paths(model)), lora, settings, told)
+    return host.steer(model, concept, _around)
 
 
-def _check_effect(branch: Branch, base: list[torch.Tensor] | None, changed: list[torch.Tensor]) -> None:
-    same = base is not None and all(torch.equal(b, c) for b, c in zip(base, changed, strict=True))
-    if same or not branch.calls:
-        raise RuntimeError(
-            f"The concept LoRA had no effect on its layers ({', '.join(list(branch.pairs)[:2])}, ...): something else "
-            f"on this MODEL replaces or fuses them. Connect UnGuidance to the model before such a patch, or leave "
-            f"that patch out."
+def _check(lora: ConceptLoRA, settings: SteeringSettings) -> None:
+    if settings.w is None:
+        calibration_of(lora, "set `gate` to 'always erase'")
+    if not lora.is_finite:
+        raise ValueError("`lora` has weights that are no numbers (NaN or infinite): its training went wrong. Train it "
+                         "again, with a lower learning rate.")  # fmt: skip
+    if settings.sides not in SIDES:
+        raise ValueError(f"`lora_branch` is {settings.sides!r}: use one of {', '.join(map(repr, SIDES))}.")
+    if not settings.start < settings.end:
+        raise ValueError(
+            f"`start` is {settings.start:g} and `end` {settings.end:g}: steering must end after it starts."
         )
+
+
+@contextmanager
+def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[Concept]) -> Iterator[Callable]:
+    with ExitStack() as attached:
+        for concept in concepts:
+            attached.enter_context(concept.branch.attached(diffusion_model))
+        steered = [Steered(run, it.branch, it.lora, it.settings) for it in concepts]
+        yield lambda call: _predict(call, steered)
+    for concept, it in zip(concepts, steered, strict=True):
+        if it.undecided and run.evaluations:
+            raise RuntimeError(
+                "The gate never saw the prompt of this picture: the guider of this run hides it. Set `gate` to "
+                "'linked' with UnGuide Stability Probe, or to 'always erase'."
+            )
+        it.course.evaluations, it.course.plain_evaluations = run.evaluations, run.plain_evaluations
+        concept.told(it.course)
+
+
+def _predict(call: host.Call, steered: Sequence[Steered]) -> list[torch.Tensor]:
+    """x0 for each cond of the call."""
+    if len(steered) == 1 and steered[0].is_alone(call):
+        return steered[0].alone(call)
+    base = call.evaluate()
+    blends = []
+    for it in steered:
+        if it.undecided:
+            it.look(call, base)
+        ws = it.ws(call)
+        if any(w != 1 for w in ws):
+            blends.append(it.steer(call, base, ws))
+    return [combine(b, list(its)) for b, *its in zip(base, *blends, strict=True)] if blends else base

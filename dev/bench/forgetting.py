@@ -47,6 +47,7 @@ def forget(
     from unguide.unguide_ops.calibrate import calibrate
     from unguide.unguide_ops.concept import EncodedConcept, concept_from
     from unguide.unguide_ops.probe import ProbeSettings, probe
+    from unguide.unguide_ops.steering import SteeringSettings
     from unguide.unguide_ops.training import train
     from unguide.unguide_ops.unguidance import unguide
 
@@ -71,7 +72,7 @@ def forget(
             prompt for prompt in drawn if prompt in touched or any(prompt in e for e in erased.values())
         ]
     pictures = {
-        way: {p: it.draw(p, unguide(it.model, lora, WAYS[way]), number).numpy() for p in prompts}
+        way: {p: it.draw(p, unguide(it.model, lora, SteeringSettings(w=WAYS[way])), number).numpy() for p in prompts}
         for way, prompts in asked.items()
     }
     return {"report": trained.report(), "pictures": pictures, "scores": scores, "erased": erased}

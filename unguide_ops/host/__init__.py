@@ -7,12 +7,13 @@ from .live import LiveModel, empty_latent, noise_like, pixels, session
 from .memory import rows_that_fit, rows_to_train
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
 from .watching import Interrupted, Watch, decoder, say_on_node
-from .wrappers import Call, EvaluationCounter, with_branch
+from .wrappers import Call, EvaluationCounter, Run, RunAgain, steer
 
 __all__ = [
-    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "Watch",
+    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "Run",
+    "RunAgain", "Watch",
     "cfg_guider", "check_trainable", "decoder", "empty_latent", "encode", "file_names", "fingerprint", "ksample",
     "layer_outputs", "lora_files", "lora_path", "module_paths", "new_lora_path", "noise_like", "pack_conditioning",
-    "pixels", "rows_that_fit", "rows_to_train", "say_on_node", "session", "unpack_conditioning", "weight_of",
-    "with_branch",
+    "pixels", "rows_that_fit", "rows_to_train", "say_on_node", "session", "steer", "unpack_conditioning",
+    "weight_of",
 ]  # fmt: skip
