@@ -1,5 +1,5 @@
-"""`python dev bench model | training | gate`: measure the embedded model and its judges, what training achieves on it,
-and how well a gate can tell.
+"""`python dev bench model | training | gate | sampling`: measure the embedded model and its judges, what training
+achieves on it, how well a gate can tell, and what sampling costs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEEDS = ("recipe",)  # further sections of pins.ini
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
     parser.add_argument(
-        "what", choices=["model", "training", "gate"], help="the benchmark to run: see docs/benchmark.md"
+        "what", choices=["model", "training", "gate", "sampling"], help="the benchmark to run: see docs/benchmark.md"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "bench", help="where the results go")
     parser.add_argument("--weights", type=Path, default=ROOT / "demo_model", help="folder of the embedded model")
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         raise DevError(f"there is no class {min(unknown)!r}: choose from {', '.join(words['classes'])}.")
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as workers:
-        text = {"model": run_model, "training": run_training, "gate": run_gate}[options.what](
+        text = {"model": run_model, "training": run_training, "gate": run_gate, "sampling": run_sampling}[options.what](
             workers, options, folder, words, classes
         )
     say(f"{text}\nDone in {duration(time.monotonic() - began)}. Tables and grids: {options.output}")
@@ -128,6 +128,18 @@ def run_gate(workers, options: argparse.Namespace, folder: Path, words: dict, cl
         for name, it in found.items()
     }
     (options.output / "gate-scores.json").write_text(json.dumps(raw), encoding="utf-8")
+    return text
+
+
+def run_sampling(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench sampling`; the report's text."""
+    from dev.bench import report, sampling
+
+    whole = sampling.measure(workers, each, folder, words, options.classes or list(sampling.CLASSES))
+    whole.pop("grid").save(options.output / "sampling.png")
+    whole["figures"] = {name: round(value, 7) for name, value in whole["figures"].items()}
+    text = sampling.text(whole)
+    report.write(options.output / "sampling", whole, text)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of training on a full-size Stable Diffusion 1.5 with random weights, against plain inference.
+"""Peak memory of training and sampling with a full-size Stable Diffusion 1.5 of random weights.
 
 Each case runs in a process of its own, so that its peak is its own: `python -m dev.bench.memory CASE` prints it in MiB.
 On a GPU the peak is torch's of that device, on a CPU the process's resident set less what it had before the model.
@@ -20,12 +20,14 @@ from dev.environment import ROOT
 from dev.inprocess import load_pack, start_host
 
 SIZE = 512
-CASES = ("inference", "training", "training with checkpointing")
+TRAINING = ("inference", "training", "training with checkpointing")
+SAMPLING = ("sampling, plain", "sampling, ours, erased", "sampling, weight swap", "sampling, host weight hooks",
+            "sampling, two copies")  # fmt: skip
 
 
-def measure() -> dict[str, float]:
+def measure(cases: tuple[str, ...]) -> dict[str, float]:
     """Peak memory of each case, MiB."""
-    return {case: json.loads(_run(case))["peak_mib"] for case in CASES}
+    return {case: json.loads(_run(case))["peak_mib"] for case in cases}
 
 
 def _run(case: str) -> str:
@@ -53,6 +55,36 @@ def new_stable_diffusion():
     return comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=offload)
 
 
+def full_size_stage(side: int):
+    """The stage of `ways` with that UNet, latents of side x side, a random LoRA and a gate that takes the target."""
+    from unguide.unguide_ops import host, targets
+    from unguide.unguide_ops.calibration import Calibration, Level
+    from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
+
+    from dev.bench.ways import ERASED, UNRELATED, Stage
+
+    torch.manual_seed(0)
+    model = new_stable_diffusion()
+    names, generator, pairs = host.file_names(model), torch.Generator().manual_seed(0), {}
+    for path, linear in targets.select(model.model.diffusion_model, targets.CROSS_ATTENTION).items():
+        pair = LowRankPair.create(linear.in_features, linear.out_features, 4, 1.0, generator)
+        pair.up = 0.01 * torch.randn(pair.up.shape, generator=generator)
+        pairs[names[path]] = pair
+    target = torch.randn(1, 77, 768)
+    prompts = {ERASED: [[target, {}]], UNRELATED: [[-target, {}]], "": [[torch.zeros(1, 77, 768), {}]]}
+    level = Level(sigma=14.6, neutral=(0.0, 0.01, 0.02), preserved=(), target=(1.0,))
+    known = Calibration(
+        base=host.fingerprint(model), width=8 * side, height=8 * side, cfg=7.5, steps=10, levels=(level,)
+    )
+    lora = ConceptLoRA(pairs, target_prompt=host.pack_conditioning(prompts[ERASED]), calibration=known)
+
+    def copy():
+        torch.manual_seed(0)
+        return new_stable_diffusion()
+
+    return Stage(model, lora, prompts, torch.zeros(1, 4, side, side), copy)
+
+
 def run(case: str) -> float:
     """The peak of one case, MiB."""
     start_host()
@@ -65,6 +97,14 @@ def run(case: str) -> float:
     torch.manual_seed(0)
     with torch.inference_mode():
         empty = resident_mib()
+        if case in SAMPLING:
+            from dev.bench import ways
+
+            draw = dict(zip(SAMPLING, (ways.plain, ways.ours, ways.weight_swap, ways.host_hooks, ways.two_copies),
+                            strict=True))[case]  # fmt: skip
+            stage = full_size_stage(SIZE // 8)
+            draw(stage, ways.ERASED, 2, 1)
+            return peak_mib(stage.model.load_device, empty)
         model = new_stable_diffusion()
         device = model.load_device
 
@@ -80,9 +120,14 @@ def run(case: str) -> float:
             host.rows_to_train = lambda *_: 1  # the least memory, whatever this machine has
             short = dataclasses.replace(preset("object", **free), iterations=2, steps=2, reuse=2, batch_size=1)
             train(model, concept, short)
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated(device) / 2**20
-        return resident_mib(peak=True) - empty
+        return peak_mib(device, empty)
+
+
+def peak_mib(device: torch.device, empty: float) -> float:
+    """What was taken at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resident_mib(peak=True) - empty
 
 
 def resident_mib(peak: bool = False) -> float:
@@ -95,5 +140,5 @@ def resident_mib(peak: bool = False) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("case", choices=CASES)
+    parser.add_argument("case", choices=(*TRAINING, *SAMPLING))
     print(json.dumps({"peak_mib": run(parser.parse_args().case)}))

@@ -67,7 +67,7 @@ def measure(
         }
     (once,) = each(workers, "Reproducing", reproduce, [(folder,)])
     return {
-        "figures": {**figures(profiles), **once, **ratios(memory.measure())},
+        "figures": {**figures(profiles), **once, **ratios(memory.measure(memory.TRAINING))},
         "profiles": profiles,
         "grid": grid(words, results, base, classes),
     }
@@ -99,7 +99,7 @@ def best_statistics(its: list[dict]) -> dict[str, float]:
 
 def ratios(peaks: dict[str, float]) -> dict[str, float]:
     """Peak memory of training on a full-size Stable Diffusion 1.5, over that of plain inference."""
-    plain, kept, checkpointed = (peaks[case] for case in memory.CASES)
+    plain, kept, checkpointed = (peaks[case] for case in memory.TRAINING)
     return {"memory_ratio": kept / plain, "memory_ratio_checkpointing": checkpointed / plain}
 
 
