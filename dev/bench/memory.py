@@ -103,7 +103,7 @@ def run(case: str) -> float:
             draw = dict(zip(SAMPLING, (ways.plain, ways.ours, ways.weight_swap, ways.host_hooks, ways.two_copies),
                             strict=True))[case]  # fmt: skip
             stage = full_size_stage(SIZE // 8)
-            draw(stage, ways.ERASED, 2, 1)
+            draw(stage, ways.ERASED, 1, 1)
             return peak_mib(stage.model.load_device, empty)
         model = new_stable_diffusion()
         device = model.load_device

@@ -95,7 +95,7 @@ def cost_on_demo(folder: Path, name: str) -> dict:
         stage = ways.Stage(it.model, lora, encoded, latent, lambda: load_demo_model(folder)[0])
         costs = {
             f"{steps} steps, batch {batch}": ways.costs(stage, steps, batch, rounds)
-            for steps, batch, rounds in ((20, 1, 7), (50, 1, 3), (20, 4, 3))
+            for steps, batch, rounds in ((20, 1, 5), (50, 1, 3), (20, 4, 2))
         }
         paper = {}
         for seeds in (10, 30):
@@ -139,7 +139,7 @@ def cost_at_full_size(folder: Path) -> dict:
     threads = torch.get_num_threads()
     torch.set_num_threads(torch.multiprocessing.cpu_count())
     with torch.inference_mode():
-        found = ways.costs(memory.full_size_stage(16), 4, 1, 2)
+        found = ways.costs(memory.full_size_stage(16), 3, 1, 1)
     torch.set_num_threads(threads)
     return found
 

@@ -157,14 +157,15 @@ def costs(it: Stage, steps: int, batch: int, rounds: int) -> dict[str, dict[str,
     """Way -> evaluations and wall time, both as ratios to plain sampling; the ways take turns, the median counts."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     evaluations: dict[str, int] = {}
-    for turn in range(rounds + 1):  # the first one warms up
+    for draw, prompt in WAYS.values():  # warms up
+        draw(it, prompt, 1, batch)
+    for _ in range(rounds):
         for way, (draw, prompt) in WAYS.items():
             it.evaluations, began = 0, time.perf_counter()
             draw(it, prompt, steps, batch)
             synchronise(it.model.load_device)
+            seconds[way].append(time.perf_counter() - began)
             evaluations[way] = it.evaluations
-            if turn:
-                seconds[way].append(time.perf_counter() - began)
     return {
         way: {
             "evaluations": evaluations[way] / evaluations["plain"],
