@@ -98,11 +98,6 @@ def more_inputs():
             tooltip="Gate inside sampling with more than one step only: where the concept was found, begin again from "
             "the first noise, so that the gate's own steps are steered too.",
         ),
-        advanced(
-            io.Float, "rescale", default=SteeringSettings.rescale, min=0.0, max=1.0, step=0.05,
-            tooltip="Takes back contrast and saturation that steering adds, as RescaleCFG does for guidance. 0: not at "
-            "all, 1: to the base model's.",
-        ),
     ]  # fmt: skip
 
 

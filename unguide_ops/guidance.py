@@ -30,13 +30,3 @@ def soft_w(beyond: float, softness: float, w_erased: float, w_unrelated: float) 
     if abs(beyond) >= softness:
         return w_erased if beyond > 0 else w_unrelated
     return w_unrelated + (w_erased - w_unrelated) / (1 + math.exp(-4 * beyond / softness))
-
-
-def rescaled(blended: torch.Tensor, base: torch.Tensor, share: float) -> torch.Tensor:
-    """The blend [B, ...] with this share of the excess in its standard deviation over the base's taken back.
-
-    As CFG rescale does for guidance (arXiv 2305.08891, section 3.4): steering adds contrast and saturation.
-    """
-    axes = tuple(range(1, base.ndim))
-    ratio = base.std(axes, keepdim=True) / blended.std(axes, keepdim=True)
-    return blended * (1 - share + share * ratio)

@@ -10,7 +10,7 @@ import torch
 
 from . import gate, host
 from .branch import Branch
-from .guidance import blend, rescaled, soft_w
+from .guidance import blend, soft_w
 from .lora import ConceptLoRA
 from .probe import TARGET, ProbeSettings, calibration_of
 
@@ -32,7 +32,6 @@ class SteeringSettings:
     sides: str = BOTH_SIDES  # whose predictions are blended
     start: float = 0.0  # of the run; from here to the end
     end: float = 1.0  # it is steered
-    rescale: float = 0.0  # see `guidance.rescaled`
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Steered:
 
     def is_alone(self, call: host.Call) -> bool:
         """Whether w = 0 everywhere, so that the base's predictions are not needed."""
-        return not any(self.ws(call)) and self.settings.sides == BOTH_SIDES and not self.settings.rescale
+        return not any(self.ws(call)) and self.settings.sides == BOTH_SIDES
 
     def alone(self, call: host.Call) -> list[torch.Tensor]:
         """The LoRA's predictions, and no others."""
@@ -156,10 +155,7 @@ class Steered:
         def of(b: torch.Tensor, e: torch.Tensor | None) -> torch.Tensor:
             if e is None:
                 return b
-            blended = blend(b, e, w)
-            if self.settings.rescale:
-                blended = rescaled(blended, b, self.settings.rescale)
-            return torch.where(w == 1, b, blended)  # a row that nobody asked for may hold anything
+            return torch.where(w == 1, b, blend(b, e, w))  # a row that nobody asked for may hold anything
 
         return [of(b, e) for b, e in zip(base, changed, strict=True)]
 

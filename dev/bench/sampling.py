@@ -26,7 +26,6 @@ VARIANTS: dict[str, dict] = {
     "w_erased 0": {"w_erased": 0.0},
     "softness 0.2": {"softness": 0.2},
     "first half only": {"end": 0.5},
-    "rescale 1": {"rescale": 1.0},
     HALF: {"w": 0.5},
 }
 NAMES = {GATED: "default: w = -1 from the first step", PAPER: "paper: -1 or 2 by its rule", HALF: "w = 0.5 for all"}
@@ -60,7 +59,7 @@ def measure(workers, each, folder: Path, words: dict, classes: list[str]) -> dic
         "two_copies_wall_ratio": long["two copies"]["wall"],
         "max_relative_error": cost["max_relative_error"],
     }
-    for way in variants[classes[0]]:
+    for way in ("base", *VARIANTS, PAPER):
         figures[f"h0 {way}"] = mean(it[way]["h0"] for it in variants.values())
     return {"figures": figures, "costs": cost["costs"], "full_size": full_size, "memory": peaks, "variants": variants,
             "grid": grid(words, found)}  # fmt: skip
