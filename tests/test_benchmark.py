@@ -9,7 +9,6 @@ from unguide.unguide_ops import host
 from unguide.unguide_ops.concept import presets
 
 from dev.bench import forgetting, gate, model
-from dev.bench.statistics import OURS, PAPER
 from dev.bench.studio import photo, read_words
 from dev.judge import Panel
 
@@ -107,27 +106,22 @@ def test_the_report_s_measures_on_made_up_pictures(panel, pictures):
     assert json.dumps(found)
 
 
-def test_the_gate_s_report_on_made_up_scores(pictures, tmp_path):
-    """A gate that takes for the cat exactly what the model draws as one errs by the words, and not by what is drawn."""
+def test_a_gate_is_held_against_what_the_model_draws(pictures):
+    """One that takes for the cat exactly what the model draws as one errs by the words, and not by what is drawn."""
     drawn = {photo("cat"): 0.9, photo("moggy"): 0.1, photo("catfish"): 0.8, photo("dog"): 0.1, "a bridge": 0.0}
-    parts = dict(zip(drawn, [("target", "test"), ("unseen", "test"), ("compounds", "test"), ("others", "test"),
-                             ("captions", "test")], strict=True))  # fmt: skip
-    rows = [(prompt, seed) for prompt in (*drawn, "") for seed in range(gate.PAPER_SEEDS)]
-    scores = [*drawn.values()]
-    its = {
-        "scores": {s: {step: scores for step in gate.STEPS} for s in (PAPER, OURS, "change cosine", "guidance cosine")},
-        "seeds": {s: {step: {(p, i): drawn.get(p, 0.5) for p, i in rows} for step in gate.SEED_STEPS}
-                  for s in (PAPER, OURS)},
-        "texts": {"text": scores},
-        "decisions": {p: {"score": it, "threshold": 0.5, "erased": it > 0.5} for p, it in drawn.items()},
-        "thresholds": dict.fromkeys(gate.RATES, 0.5),
-        "evaluations": 12.0,
+    parts = ("target", "unseen", "compounds", "others", "captions")
+    decisions = {prompt: {"score": share, "erased": share > 0.5} for prompt, share in drawn.items()}
+    results = {
+        "cat": {
+            "parts": {prompt: (part, "test") for prompt, part in zip(drawn, parts, strict=True)},
+            "drawn": drawn,
+            "default": {"decisions": decisions},
+        }
+    }
+    assert gate.by_drawing(results) == {
+        "drawn_auc_min": 1, "drawn_auc_mean": 1, "drawn_false_positive_rate": 0, "drawn_false_negative_rate": 0,
     }  # fmt: skip
-    results = {"cat": {"parts": parts, "drawn": drawn, **dict.fromkeys(gate.PROFILES, its)}}
-    whole = gate.measure(results)
-    assert whole["figures"]["drawn_auc_mean"] == 1 and whole["figures"]["auc_mean"] < 1
-    assert whole["figures"]["false_negative_rate"] == 0.5 and whole["figures"]["drawn_false_negative_rate"] == 0
-    assert [prompt for _, prompt, _ in whole["doubts"]] == [photo("moggy"), photo("catfish")]
-    assert "cat: a photo of the moggy 0.10" in gate.text(whole)
-    gate.chart(results, tmp_path / "gate.png")
+    assert gate.wrong_by_words(results) == [("cat", photo("moggy")), ("cat", photo("catfish"))]
+    assert gate.rates(results, "default", lambda it, prompt, _: decisions[prompt]["erased"])["false negatives"] == 0.5
+    assert gate.auc([0.1, 0.9, 0.5, 0.5], [False, True, True, False]) == 0.875
     assert gate.doubtful(results, dict.fromkeys(drawn, pictures[photo("cat")])).size[0] > 400

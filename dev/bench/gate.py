@@ -165,10 +165,11 @@ def doubtful(results: dict[str, dict], pictures: Pictures) -> Image.Image:
 
 
 def auc(scores, means) -> float:
-    """Area under the ROC curve."""
-    from sklearn.metrics import roc_auc_score
+    """Area under the ROC curve: how often a prompt that means it scores higher than one that does not."""
+    from scipy.stats import mannwhitneyu
 
-    return float(roc_auc_score(means, scores))
+    scores, means = np.asarray(scores), np.asarray(means, dtype=bool)
+    return float(mannwhitneyu(scores[means], scores[~means]).statistic / (means.sum() * (~means).sum()))
 
 
 def means_it(parts: dict, prompts) -> np.ndarray:
