@@ -6,6 +6,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from bypassing import bypass
 from comfy.context_windows import (
     IndexListContextHandler,
     get_matching_context_schedule,
@@ -254,16 +255,7 @@ def test_a_linked_w_out_of_range_is_refused(w):
 def test_a_bypassed_lora_stops_the_gate(model, trained, sample):
     """Something that replaces the layers' forwards would make every prompt look unrelated."""
 
-    def bypass(executor, *args, **kwargs):
-        swapped = [m for m in model.model.modules() if "forward" in vars(m)]
-        forwards = [vars(m).pop("forward") for m in swapped]
-        try:
-            return executor(*args, **kwargs)
-        finally:
-            for module, forward in zip(swapped, forwards, strict=True):
-                module.forward = forward
-
     guided = gated(model, trained)[0]
-    guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass)
+    guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass(model))
     with pytest.raises(ValueError, match="changes nothing"):
         sample(guided, CAT)

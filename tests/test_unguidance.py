@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bypassing import bypass
 from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP
 from unguide.demo_model import load_demo_model
@@ -86,18 +87,9 @@ def test_a_forward_that_another_pack_placed_is_kept(model, lora, sample):
 
 
 def test_a_bypassed_branch_is_an_error_and_not_a_silent_base_picture(model, lora, sample):
-    def bypass(executor, *args, **kwargs):
-        swapped = [m for m in model.model.modules() if "forward" in vars(m)]
-        forwards = [vars(m).pop("forward") for m in swapped]
-        try:
-            return executor(*args, **kwargs)
-        finally:
-            for module, forward in zip(swapped, forwards, strict=True):
-                module.forward = forward
-
     for w in (0.0, -1.0):
         guided = unguide(model, lora, SteeringSettings(w=w))
-        guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass)
+        guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass(model))
         with pytest.raises(RuntimeError, match="had no effect"):
             sample(guided)
 

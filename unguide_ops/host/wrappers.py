@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import Any
 
 import comfy.conds
@@ -30,6 +31,24 @@ class RunAgain(Exception):  # noqa: N818 # no error
     """Raised in a prediction: begin this sampling run again, from the same noise."""
 
 
+class EvaluationCounter:
+    """Counts evaluations: forwards of the diffusion model, times the rows of the batch."""
+
+    def __init__(self):
+        self.count = 0
+
+    def around_forward(self, executor, x, *args, **kwargs):
+        """The wrapper that counts, for APPLY_MODEL."""
+        self.count += x.shape[0]
+        return executor(x, *args, **kwargs)
+
+    def watch(self, model):
+        """A clone of MODEL whose evaluations are counted here."""
+        clone = model.clone()
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.around_forward)
+        return clone
+
+
 class Run:
     """A sampling run of the host: its noise levels, and what it has cost, begun again or not."""
 
@@ -41,9 +60,14 @@ class Run:
         self.unwanted = {e["uuid"] for name in NEGATIVES for e in guider.conds.get(name) or ()}
         self.wanted = {e["uuid"] for name, conds in guider.conds.items() if name not in NEGATIVES for e in conds or ()}
         self.sigmas: list[float] = sigmas.tolist()
-        self.evaluations = 0  # forwards of the diffusion model, times the rows of the batch
+        self.counter = EvaluationCounter()
         self.plain_evaluations = 0  # what it would have cost without us
         self.memory: dict = {}  # what outlives `RunAgain`
+
+    @property
+    def evaluations(self) -> int:
+        """What it has cost until now."""
+        return self.counter.count
 
     @property
     def steps(self) -> int:
@@ -68,9 +92,9 @@ class Call:
         self._timestep = timestep
         self._predict = lambda conds, x, timestep: executor(model, conds, x, timestep, *rest)
 
-    @property
+    @cached_property
     def sigma(self) -> float:
-        """The noise level."""
+        """The noise level, fetched from the device once."""
         return self._timestep[0].item()
 
     @property
@@ -190,33 +214,13 @@ def _in_run(run: Run, predict: Callable[[Call], list[torch.Tensor]]) -> Iterator
     def around_prediction(executor, *args):
         return predict(Call(run, executor, *args))
 
-    def around_forward(executor, x, *args, **kwargs):
-        run.evaluations += x.shape[0]
-        return executor(x, *args, **kwargs)
-
     kept = run.guider.model_options
     options = run.guider.model_options = comfy.model_patcher.create_model_options_clone(kept)
     add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, around_prediction, options, is_model_options=True)
-    add_wrapper_with_key(WrappersMP.APPLY_MODEL, f"{KEY} in run", around_forward, options, is_model_options=True)
+    add_wrapper_with_key(
+        WrappersMP.APPLY_MODEL, f"{KEY} in run", run.counter.around_forward, options, is_model_options=True
+    )
     try:
         yield
     finally:
         run.guider.model_options = kept
-
-
-class EvaluationCounter:
-    """Counts evaluations: forwards of the diffusion model, times the rows of the batch."""
-
-    def __init__(self):
-        self.count = 0
-
-    def watch(self, model):
-        """A clone of MODEL whose evaluations are counted here."""
-
-        def around_forward(executor, x, *args, **kwargs):
-            self.count += x.shape[0]
-            return executor(x, *args, **kwargs)
-
-        clone = model.clone()
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_forward)
-        return clone
