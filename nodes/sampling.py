@@ -75,8 +75,8 @@ def more_inputs():
         io.Float.Input("w", optional=True, force_input=True, tooltip="w itself; takes precedence over erased."),
         advanced(
             io.Combo, "lora_branch", options=list(SIDES), default=SteeringSettings.sides,
-            tooltip="Which predictions are steered. cond and uncond: both, as in the paper. cond only: not those of "
-            "the negative prompt, at three quarters of the cost.",
+            tooltip="Which predictions are steered. cond only: not those of the negative prompt, at three quarters of "
+            "the cost. cond and uncond: both, as in the paper; for a LoRA that changes every prompt, as its own does.",
         ),
         advanced(
             io.Float, "start", default=SteeringSettings.start, min=0.0, max=1.0, step=0.01,
@@ -92,6 +92,11 @@ def more_inputs():
             io.Float, "softness", default=SteeringSettings.softness, min=0.0, max=1.0, step=0.01,
             tooltip="Gate inside sampling only: scores this close to the threshold get a w between w_unrelated and "
             "w_erased. 0: a clear decision.",
+        ),
+        advanced(
+            io.Float, "eta", default=SteeringSettings.eta, min=0.0, max=1.0, step=0.05,
+            tooltip="For w below 0 or above 1, which raise contrast: how much of that is kept. 1: the paper's formula. "
+            "0: calmer pictures, as much erased (adaptive projected guidance).",
         ),
         advanced(
             io.Boolean, "restart", default=SteeringSettings.restart,
@@ -253,10 +258,12 @@ class UnGuidanceKSampler(io.ComfyNode):
         courses: list[Course] = []
         warnings = warnings_of(model, lora, gate["gate"], host.pixels(latent_image), cfg)
         guiding = guided(model, lora, courses.append, **gate)
+        counter = host.EvaluationCounter()
         latent = host.ksample(
-            guiding, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise
+            counter.watch(guiding), seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise
         )
         reports = [course.report() for course in courses]  # none where nothing was sampled, or with the gate off
-        report = json.dumps({"gate": gate["gate"], "warnings": warnings, **(reports[0] if reports else {})})
+        whole = {"gate": gate["gate"], "warnings": warnings, "evaluations": counter.count}
+        report = json.dumps({**whole, **(reports[0] if reports else {})})
         host.say_on_node("\n".join([*warnings, *(line for course in courses for line in in_words(course))]))
         return io.NodeOutput(latent, report, ui=ui.PreviewText(report))

@@ -38,8 +38,8 @@ def merged(lora):
         return merge(copy_of_the_model(), lora)
 
 
-def steered(model, lora, w=-1.0, **settings):
-    return unguide(model, lora, SteeringSettings(w=w, **settings))
+def steered(model, lora, w=-1.0):
+    return unguide(model, lora, SteeringSettings(w=w, sides="cond and uncond", eta=1.0))
 
 
 @pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)

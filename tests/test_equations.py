@@ -26,6 +26,17 @@ def test_blend_at_its_landmarks(base, lora, w):
     torch.testing.assert_close(blend(base, base, w), base)
 
 
+@given(tensors, tensors, numbers)
+def test_eta_takes_what_lies_along_the_prediction_from_the_part_beyond_both(base, lora, w):
+    assume(min(base.norm(dim=1).min(), lora.norm(dim=1).min()) > 1e-2)
+    torch.testing.assert_close(blend(base, lora, w, 1 - 1e-12), blend(base, lora, w), rtol=1e-6, atol=1e-6)
+    nearest = blend(base, lora, min(max(w, 0.0), 1.0))
+    across = blend(base, lora, w, 0.0) - nearest
+    assert (across * nearest).sum(1).abs().max() <= 1e-9 * (1 + across.norm() * nearest.norm())
+    along = blend(base, lora, w) - nearest - across
+    torch.testing.assert_close(blend(base, lora, w, 0.5), nearest + across + along / 2, rtol=1e-6, atol=1e-6)
+
+
 @given(tensors, tensors, tensors, tensors, numbers, numbers)
 def test_blending_before_guidance_is_blending_after_it(base, base_uncond, lora, lora_uncond, w, scale):
     cfg = objective.classifier_free_guidance

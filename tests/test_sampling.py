@@ -20,8 +20,10 @@ from unguide.unguide_ops.probe import Walk, measure, response
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
+from dev.bench.two_copies import relative_error
+
 CAT, DOG = "a photo of the cat", "a photo of the dog"
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE = 1e-4
 
 
 def gated(model, lora, **settings):
@@ -44,12 +46,7 @@ def test_an_unrelated_picture_is_the_base_s_bit_for_bit(model, trained, sample, 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc"])
 def test_an_erased_picture_is_steered_from_the_first_step_on(model, trained, sample, sampler):
     guided, found = gated(model, trained)
-    torch.testing.assert_close(
-        sample(guided, CAT, sampler),
-        sample(always(model, trained), CAT, sampler),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    assert relative_error(sample(guided, CAT, sampler), sample(always(model, trained), CAT, sampler)) < CLOSE
     assert [it.w for it in found] == [-1.0, -1.0] and all(
         it.verdict.score == pytest.approx(1, abs=0.02) and it.verdict.probability > 0.99 for it in found
     )
@@ -66,12 +63,12 @@ def test_every_picture_of_a_batch_is_decided_by_itself_and_only_the_concept_s_co
     counter = host.EvaluationCounter()
     drawn, base, steered = draw(counter.watch(guided)), draw(model), draw(always(model, trained))
     assert [it.verdict.erased for it in found] == [True, False] * 2
-    assert counter.count == 4 * (6 * 2 + 3) + 2 * 6 * 2
+    assert counter.count == 4 * (6 * 2 + 3) + 2 * 6
     assert torch.equal(drawn[1::2], base[1::2])
-    torch.testing.assert_close(drawn[::2], steered[::2], rtol=1e-4, atol=1e-4)
+    assert relative_error(drawn[::2], steered[::2]) < CLOSE
 
 
-@pytest.mark.parametrize(("prompt", "steps", "evaluations"), [(DOG, 1, 40 + 3), (DOG, 3, 40 + 9), (CAT, 1, 80 + 3)])
+@pytest.mark.parametrize(("prompt", "steps", "evaluations"), [(DOG, 1, 40 + 3), (DOG, 3, 40 + 9), (CAT, 1, 60 + 3)])
 def test_what_it_costs(model, trained, sample, prompt, steps, evaluations):
     counter = host.EvaluationCounter()
     sample(counter.watch(gated(model, trained, gate_steps=steps)[0]), prompt, steps=20)
@@ -101,7 +98,7 @@ def test_the_guider_draws_what_the_ksampler_draws(model, clip, trained, sample):
     latent = torch.zeros(2, 24, 8, 8)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6)
     drawn = guider.sample(comfy.sample.prepare_noise(latent, 3), latent, comfy.samplers.sampler_object("euler"), sigmas)
-    torch.testing.assert_close(drawn, sample(gated(model, trained)[0], CAT), rtol=1e-4, atol=1e-4)
+    assert relative_error(drawn, sample(gated(model, trained)[0], CAT)) < CLOSE
 
 
 def test_the_target_s_prompt_stays_out_of_the_next_run(model, trained, sample):
@@ -117,16 +114,16 @@ def test_a_lora_without_calibration_is_refused_with_the_node_that_makes_one(mode
 
 def test_cond_only_leaves_the_negative_prompt_to_the_base_and_saves_a_quarter(model, trained, sample):
     counter = host.EvaluationCounter()
-    ours = sample(counter.watch(always(model, trained, sides="cond only")), CAT, negative=DOG)
+    ours = sample(counter.watch(always(model, trained)), CAT, negative=DOG)
     assert counter.count == 2 * 6 * 3
-    both = always(model, trained)
+    both = always(model, trained, sides="cond and uncond")
 
     def negative_of_the_base(args):
         (unsteered,) = comfy.samplers.calc_cond_batch(args["model"], [args["uncond"]], args["input"], args["sigma"], {})
         return args["cond_denoised"] * args["cond_scale"] + unsteered * (1 - args["cond_scale"])
 
     both.set_model_sampler_post_cfg_function(negative_of_the_base)
-    torch.testing.assert_close(ours, sample(both, CAT, negative=DOG), **CLOSE)
+    assert relative_error(ours, sample(both, CAT, negative=DOG)) < CLOSE
 
 
 @pytest.mark.parametrize(
@@ -138,16 +135,16 @@ def test_steering_acts_in_its_part_of_the_run(model, trained, sample, window, st
     settings = SteeringSettings(w=-1.0, start=start, end=end)
     sample(unguide(model, trained, settings, courses.append), CAT)
     assert courses[0].lora_steps == steps
-    assert courses[0].evaluations == courses[0].plain_evaluations + 4 * len(steps) == 24 + 4 * len(steps)
+    assert courses[0].evaluations == courses[0].plain_evaluations + 2 * len(steps) == 24 + 2 * len(steps)
 
 
 def test_with_restart_the_gate_s_steps_are_steered_as_well(model, trained, sample):
     guided, found = gated(model, trained, gate_steps=3, restart=True)
-    torch.testing.assert_close(sample(guided, CAT), sample(always(model, trained), CAT), **CLOSE)
+    assert relative_error(sample(guided, CAT), sample(always(model, trained), CAT)) < CLOSE
     assert [it.w for it in found] == [-1.0, -1.0]
     assert torch.equal(sample(guided, DOG), sample(model, DOG))
     ancestral = sample(guided, CAT, "euler_ancestral")  # its noise begins again as well
-    torch.testing.assert_close(ancestral, sample(always(model, trained), CAT, "euler_ancestral"), **CLOSE)
+    assert relative_error(ancestral, sample(always(model, trained), CAT, "euler_ancestral")) < CLOSE
     late = gated(model, trained, gate_steps=3)[0]
     assert not torch.allclose(sample(late, CAT), sample(guided, CAT), rtol=0.1, atol=0.1)
 
@@ -168,7 +165,7 @@ def test_the_course_of_a_run_is_told(model, trained, sample):
     sample(guided, CAT)
     sample(guided, DOG)
     erased, unrelated = (course.report() for course in courses)
-    assert (erased["plain_evaluations"], erased["evaluations"], erased["lora_steps"]) == (24, 54, [*range(6)])
+    assert (erased["plain_evaluations"], erased["evaluations"], erased["lora_steps"]) == (24, 42, [*range(6)])
     assert (unrelated["plain_evaluations"], unrelated["evaluations"], unrelated["lora_steps"]) == (24, 30, [0])
     assert all(it["erased"] and it["w"] == -1 and it["score"] > it["threshold"] for it in erased["decisions"])
 
@@ -180,6 +177,8 @@ def test_one_more_call_in_a_step_does_not_confuse_the_gate(model, trained, sampl
         assert torch.equal(sample(patch(guided), DOG), sample(patch(model), DOG))
         sample(patch(guided), CAT)
         assert [it.w for it in found] == [1.0, 1.0, -1.0, -1.0]
+        for w in (0.0, -1.0):  # a negative prompt asked for by itself is no LoRA without effect
+            sample(patch(always(model, trained, w)), CAT)
 
 
 def apart(model):
@@ -209,7 +208,7 @@ def test_context_windows(model, clip, trained):
         return host.ksample(of, 3, 6, 7.5, "euler", "normal", positive, negative, latent, 1.0)["samples"]
 
     assert torch.equal(draw(guided, DOG), draw(model, DOG))
-    torch.testing.assert_close(draw(guided, CAT), draw(always(model, trained), CAT), **CLOSE)
+    assert relative_error(draw(guided, CAT), draw(always(model, trained), CAT)) < CLOSE
     assert [it.w for it in found] == [1.0, -1.0]
 
 

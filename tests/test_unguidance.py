@@ -1,5 +1,6 @@
 """UnGuidance against an independent formulation: two copies of the model, the LoRA merged into one of them."""
 
+import comfy.samplers
 import pytest
 import torch
 from bypassing import bypass
@@ -24,7 +25,7 @@ def merged(lora):
 @pytest.mark.parametrize("w", [-1.0, 0.0, 0.5, 2.0])
 def test_blend_equals_two_merged_copies(model, merged, lora, sample, w):
     """With every sampler, and all else that composes: see test_composition."""
-    ours = sample(unguide(model, lora, SteeringSettings(w=w)), cfg=3.0)
+    ours = sample(unguide(model, lora, SteeringSettings(w=w, sides="cond and uncond", eta=1.0)), cfg=3.0)
     assert relative_error(ours, sample(blend(model, (merged, w)), cfg=3.0)) < 1e-4
     assert relative_error(ours, sample(model, cfg=3.0)) > 0.01
 
@@ -33,13 +34,27 @@ def test_w_1_gives_the_plain_base_picture_bit_for_bit(model, lora, sample):
     assert torch.equal(sample(unguide(model, lora, SteeringSettings(w=1.0))), sample(model))
 
 
-@pytest.mark.parametrize(("w", "evaluations"), [(1.0, 24), (0.0, 24), (-1.0, 48)])
+@pytest.mark.parametrize(("w", "evaluations"), [(1.0, 24), (0.0, 24), (-1.0, 36)])
 def test_evaluations_are_counted_and_only_the_needed_are_made(model, lora, sample, w, evaluations):
     counter = host.EvaluationCounter()
-    sample(
-        counter.watch(unguide(model, lora, SteeringSettings(w=w))), steps=6
-    )  # 6 steps x (cond + uncond) x 2 pictures
+    sample(counter.watch(unguide(model, lora, SteeringSettings(w=w))))  # 6 steps x (cond + uncond) x 2 pictures
     assert counter.count == evaluations
+
+
+def test_w_0_is_the_lora_s_prompt_against_the_base_s_negative_one(model, lora, sample):
+    def apart(args):
+        (changed,) = comfy.samplers.calc_cond_batch(bent.model, [args["conds"][0]], args["input"], args["sigma"], {})
+        (base,) = comfy.samplers.calc_cond_batch(args["model"], [args["conds"][1]], args["input"], args["sigma"], {})
+        return [changed, base]
+
+    with torch.inference_mode():
+        bent = merge(load_demo_model()[0], lora)
+    copies = model.clone()
+    copies.set_model_sampler_calc_cond_batch_function(apart)
+    ours = sample(unguide(model, lora, SteeringSettings(w=0.0)), negative="blurred")
+    assert relative_error(ours, sample(copies, negative="blurred")) < 1e-4
+    assert relative_error(ours, sample(unguide(model, lora, SteeringSettings(w=0.0, sides="cond and uncond")),
+                                       negative="blurred")) > 0.01  # fmt: skip
 
 
 def has_branch(model):

@@ -7,14 +7,29 @@ import math
 import torch
 
 
-def blend(base: torch.Tensor, lora: torch.Tensor, w: float | torch.Tensor) -> torch.Tensor:
-    """UnGuidance: `e = w * e_base + (1 - w) * e_lora`, any shape.
+def blend(base: torch.Tensor, lora: torch.Tensor, w: float | torch.Tensor, eta: float = 1.0) -> torch.Tensor:
+    """UnGuidance: `e = w * e_base + (1 - w) * e_lora`, x0 of shape [B, ...], w a number or [B, 1, ...].
 
     w = 1 is the base, w = 0 the LoRA, w = -1 steers away (2 * lora - base), w = 2 away from the LoRA. The weights sum
     to 1 and classifier-free guidance is linear, so cond and uncond predictions may be blended apart, before guidance,
     in x0, eps, v or velocity space: the result is the same number.
+
+    A w below 0 or above 1 goes beyond what either model predicts, and raises contrast. `eta` < 1 keeps that share of
+    the part beyond that lies along the prediction itself, 0 none of it (adaptive projected guidance, arXiv 2410.02416);
+    then x0 is the space to blend in.
     """
-    return w * base + (1.0 - w) * lora
+    if eta == 1:
+        return w * base + (1.0 - w) * lora
+    w = torch.as_tensor(w, dtype=base.dtype, device=base.device)
+    inside = w.clamp(0.0, 1.0)
+    between, beyond = inside * base + (1.0 - inside) * lora, (w - inside) * (base - lora)
+    return between + beyond - (1.0 - eta) * _along(beyond, between)
+
+
+def _along(vector: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """The projection of each row on its direction."""
+    one = torch.nn.functional.normalize(direction.flatten(1), dim=1)
+    return ((vector.flatten(1) * one).sum(1, keepdim=True) * one).view_as(vector)
 
 
 def combine(base: torch.Tensor, blends: list[torch.Tensor]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from .concept import NEUTRAL, EncodedConcept, spread
 from .guidance import blend
 from .lora import ConceptLoRA
 from .objective import classifier_free_guidance, ddim_step
+from .steering import SteeringSettings
 
 COLUMNS = {"base": 1.0, "LoRA alone": 0.0, "UnGuidance": -1.0}
 ERASED, KEPT = 2, 2  # prompts shown of either kind, at most
@@ -43,15 +44,13 @@ def sample(live, branch: Branch, noise: torch.Tensor, prompts: list[str], steps:
     x = live.first_latents(sigmas[0], noise).repeat(len(prompts), *[1] * (noise.ndim - 1))
     neutral = [NEUTRAL] * len(prompts)
 
-    def guided(sigma: float) -> torch.Tensor:
-        levels = x.new_full((len(prompts),), sigma)
-        cond, uncond = (live.row_predictions(x, levels, them) for them in (prompts, neutral))
-        return x - sigma * classifier_free_guidance(uncond, cond, CFG)
-
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
+        levels = x.new_full((len(prompts),), sigma)
+        cond, uncond = (x - sigma * live.row_predictions(x, levels, them) for them in (prompts, neutral))
         if w != 1.0:
             with branch.on():
-                changed = guided(sigma)
-        denoised = guided(sigma) if w == 1.0 else changed if w == 0.0 else blend(guided(sigma), changed, w)
+                changed = x - sigma * live.row_predictions(x, levels, prompts)
+            cond = blend(cond, changed, w, SteeringSettings.eta)
+        denoised = classifier_free_guidance(uncond, cond, CFG)
         x = ddim_step(x, denoised, sigma, sigma_next)
     return x

@@ -29,7 +29,8 @@ class SteeringSettings:
     false_positive_rate: float = ProbeSettings.false_positive_rate
     softness: float = 0.0  # see `guidance.soft_w`
     restart: bool = False  # after the gate's steps, if they have found the concept
-    sides: str = BOTH_SIDES  # whose predictions are blended
+    sides: str = POSITIVE_ONLY  # whose predictions are blended
+    eta: float = 0.0  # see `guidance.blend`
     start: float = 0.0  # of the run; from here to the end
     end: float = 1.0  # it is steered
 
@@ -91,7 +92,8 @@ class Steered:
     def ws(self, call: host.Call) -> list[float]:
         """The pictures' own at this prediction, 1 where none are steered."""
         behind = self.run.step(call.sigma) / self.run.steps
-        if self.undecided or not self.settings.start <= behind < self.settings.end:
+        outside = not self.settings.start <= behind < self.settings.end
+        if self.undecided or outside or (self.settings.sides == POSITIVE_ONLY and call.is_negative):
             return [1.0] * len(call.rows)
         ws = [it.w for it in self.course.decisions]
         if len(ws) != len(call.rows):  # a window on some of the pictures: they are frames of one
@@ -132,13 +134,12 @@ class Steered:
             raise host.RunAgain
 
     def is_alone(self, call: host.Call) -> bool:
-        """Whether w = 0 everywhere, so that the base's predictions are not needed."""
-        return not any(self.ws(call)) and self.settings.sides == BOTH_SIDES
+        """Whether w = 0 everywhere, so that the base's predictions are not needed where the LoRA's are."""
+        return not any(self.ws(call))
 
     def alone(self, call: host.Call) -> list[torch.Tensor]:
-        """The LoRA's predictions, and no others."""
-        with self.branch.on():
-            changed = call.evaluate()
+        """The LoRA's predictions, and the base's for the sides that the LoRA is kept from."""
+        changed = call.evaluate(self.branch.on, negatives=self.settings.sides == BOTH_SIDES)
         self._note(call)
         self._check([])
         return changed
@@ -155,7 +156,8 @@ class Steered:
         def of(b: torch.Tensor, e: torch.Tensor | None) -> torch.Tensor:
             if e is None:
                 return b
-            return torch.where(w == 1, b, blend(b, e, w))  # a row that nobody asked for may hold anything
+            blended = blend(b, e, w, self.settings.eta)
+            return torch.where(w == 1, b, blended)  # a row that nobody asked for may hold anything
 
         return [of(b, e) for b, e in zip(base, changed, strict=True)]
 

@@ -10,6 +10,7 @@ import torch
 from dev.bench.gate import auc, scores_along
 from dev.bench.model import Pictures, mean
 from dev.bench.studio import PICTURES, SIZE, photo, studio
+from dev.bench.ways import AS_PUBLISHED
 from dev.demo_graph import PRESET
 from dev.judge import Panel
 
@@ -72,7 +73,10 @@ def forget(
             prompt for prompt in drawn if prompt in touched or any(prompt in e for e in erased.values())
         ]
     pictures = {
-        way: {p: it.draw(p, unguide(it.model, lora, SteeringSettings(w=WAYS[way])), number).numpy() for p in prompts}
+        way: {
+            p: it.draw(p, unguide(it.model, lora, SteeringSettings(w=WAYS[way], **AS_PUBLISHED)), number).numpy()
+            for p in prompts
+        }
         for way, prompts in asked.items()
     }
     return {"report": trained.report(), "pictures": pictures, "scores": scores, "erased": erased}

@@ -20,13 +20,15 @@ GATED, PAPER, HALF = "default", "paper", "half"
 PAPER_SEEDS = 4  # of the paper's gate; it takes 30, and decides the same (see `bench gate`)
 VARIANTS: dict[str, dict] = {
     GATED: {},
-    "cond only": {"sides": "cond only"},
+    "cond and uncond": {"sides": "cond and uncond"},
+    "eta 1": {"eta": 1.0},
     "3 gate steps, going on": {"gate_steps": 3},
     "3 gate steps, restart": {"gate_steps": 3, "restart": True},
     "w_erased 0": {"w_erased": 0.0},
+    "w_erased -0.5": {"w_erased": -0.5},
     "softness 0.2": {"softness": 0.2},
     "first half only": {"end": 0.5},
-    HALF: {"w": 0.5},
+    HALF: {"w": 0.5, **ways.AS_PUBLISHED},
 }
 NAMES = {GATED: "default: w = -1 from the first step", PAPER: "paper: -1 or 2 by its rule", HALF: "w = 0.5 for all"}
 
@@ -48,8 +50,8 @@ def measure(workers, each, folder: Path, words: dict, classes: list[str]) -> dic
         "unrelated_wall_ratio_20": short["ours, unrelated"]["wall"],
         "unrelated_wall_ratio_50": long["ours, unrelated"]["wall"],
         "unrelated_bit_identical": cost["bit_identical"],
-        "erased_evaluations_ratio": long["ours, erased"]["evaluations"],
-        "erased_cond_only_evaluations_ratio": long["ours, erased, cond only"]["evaluations"],
+        "erased_evaluations_ratio": long["ours, erased, cond and uncond"]["evaluations"],
+        "erased_cond_only_evaluations_ratio": long["ours, erased"]["evaluations"],
         "memory_ratio": peaks["sampling, ours, erased"] / plain,
         "two_copies_memory_ratio": peaks["sampling, two copies"] / plain,
         "paper10_evaluations_ratio": cost["paper"][10],
@@ -119,7 +121,7 @@ def max_relative_error(stage: ways.Stage) -> float:
 
     from dev.bench.two_copies import blend, relative_error
 
-    guided = unguide(stage.model, stage.lora, SteeringSettings(w=ways.W))
+    guided = unguide(stage.model, stage.lora, SteeringSettings(w=ways.W, **ways.AS_PUBLISHED))
     copies = blend(stage.model, (stage.merged(), ways.W))
     latent = {"samples": stage.latent}
 
@@ -162,7 +164,8 @@ def draw_variants(folder: Path, words: dict, name: str) -> dict:
     found = {way: {p: it.draw(p, model, NUMBER).numpy() for p in prompts} for way, model in models.items()}
     found["base"] = {p: it.draw(p, None, NUMBER).numpy() for p in prompts}
     found[PAPER] = {
-        p: it.draw(p, unguide(it.model, lora, SteeringSettings(w=by_rule[p])), NUMBER).numpy() for p in prompts
+        p: it.draw(p, unguide(it.model, lora, SteeringSettings(w=by_rule[p], **ways.AS_PUBLISHED)), NUMBER).numpy()
+        for p in prompts
     }
     found["reference"] = {"": it.draw(concept_from(name, "", "", "", "").reference, None, NUMBER).numpy()}
     return found

@@ -11,6 +11,7 @@ import torch
 
 ERASED, UNRELATED = "erased", "unrelated"
 CFG, W = 7.5, -1.0
+AS_PUBLISHED = {"sides": "cond and uncond", "eta": 1.0}
 
 
 @dataclass
@@ -62,14 +63,14 @@ def ours(it: Stage, prompt: str, steps: int, batch: int, **settings):
     return it.draw(unguide(it.model, it.lora, SteeringSettings(**settings)), prompt, steps, batch)
 
 
-def cond_only(it: Stage, prompt: str, steps: int, batch: int):
-    """The same, the negative prompt left to the base."""
-    return ours(it, prompt, steps, batch, sides="cond only")
+def both_sides(it: Stage, prompt: str, steps: int, batch: int):
+    """The same by the published formula: the negative prompt steered as well, contrast and all."""
+    return ours(it, prompt, steps, batch, **AS_PUBLISHED)
 
 
 def both_always(it: Stage, prompt: str, steps: int, batch: int):
     """The paper's sampling: both predictions at every step, w = -1 or 2; its probe comes on top."""
-    return ours(it, prompt, steps, batch, w=W if prompt == ERASED else 2.0)
+    return ours(it, prompt, steps, batch, w=W if prompt == ERASED else 2.0, **AS_PUBLISHED)
 
 
 def weight_swap(it: Stage, prompt: str, steps: int, batch: int):
@@ -144,7 +145,7 @@ WAYS: dict[str, tuple[Callable, str]] = {
     "plain": (plain, UNRELATED),
     "ours, unrelated": (ours, UNRELATED),
     "ours, erased": (ours, ERASED),
-    "ours, erased, cond only": (cond_only, ERASED),
+    "ours, erased, cond and uncond": (both_sides, ERASED),
     "both predictions, unrelated (paper)": (both_always, UNRELATED),
     "both predictions, erased (paper)": (both_always, ERASED),
     "weight swap": (weight_swap, ERASED),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -102,12 +102,24 @@ class Call:
         """The numbers of the batch's rows."""
         return list(range(len(self.x)))
 
-    def evaluate(self) -> list[torch.Tensor]:
-        """What would have been predicted, for each cond."""
+    def evaluate(self, within: Callable = nullcontext, negatives: bool = True) -> list[torch.Tensor]:
+        """What would have been predicted, for each cond, inside `within()`.
+
+        Without `negatives` the conds that say what the picture shall not show are predicted outside it.
+        """
         before = self.run.evaluations
-        predictions = self._predict(self._conds, self.x, self._timestep)
+        outside = [not negatives and its is not None and self._is_negative(its) for its in self._conds]
+        with within():
+            predictions = self._of_some([not it for it in outside])
+        if any(outside):
+            rest = self._of_some(outside)
+            predictions = [b if it else a for it, a, b in zip(outside, predictions, rest, strict=True)]
         self.run.plain_evaluations += self.run.evaluations - before
         return predictions
+
+    def _of_some(self, wanted: Sequence[bool]) -> list[torch.Tensor]:
+        conds = [its if it else None for it, its in zip(wanted, self._conds, strict=True)]
+        return self._predict(conds, self.x, self._timestep)
 
     def evaluate_again(self, rows: Sequence[int], negatives: bool) -> list[torch.Tensor | None]:
         """The same for some rows of the batch, None for a cond that is left out. Other rows may hold anything.
@@ -141,6 +153,11 @@ class Call:
                     alone = len(its) == 1 and everywhere.keys() == entry.keys()
                     found.append(([everywhere], number if alone else None))
         return found
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether it asks only for what the picture shall not show."""
+        return all(self._is_negative(its) for its in self._conds if its)
 
     def _is_negative(self, conds: Conds) -> bool:
         """Whether this is what the picture shall not show."""
