@@ -5,6 +5,7 @@ from .concept import UnGuideConcept
 from .demo_model import UnGuideDemoModel
 from .lora import UnGuideLoadLoRA, UnGuideSaveLoRA
 from .probe import UnGuideStabilityProbe
+from .prompt_list import UnGuidePromptList
 from .sampling import UnGuidance, UnGuidanceGuider, UnGuidanceKSampler
 from .training import UnGuideTrainLoRA
 
@@ -16,6 +17,7 @@ NODES = [
     UnGuideLoadLoRA,
     UnGuideCalibrate,
     UnGuideStabilityProbe,
+    UnGuidePromptList,
     UnGuidance,
     UnGuidanceKSampler,
     UnGuidanceGuider,

@@ -9,6 +9,13 @@ from .sockets import CATEGORY, ConceptSocket
 CUSTOM = "custom"
 
 
+def preset_or_file(chosen: str):
+    """What `concept_from` takes for the combo's entry."""
+    if chosen.endswith(".json"):
+        return host.input_path(chosen)
+    return None if chosen == CUSTOM else chosen
+
+
 class UnGuideConcept(io.ComfyNode):
     """The prompts around a concept, encoded."""
 
@@ -24,9 +31,10 @@ class UnGuideConcept(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of the model that shall forget."),
                 io.Combo.Input(
                     "preset",
-                    options=[CUSTOM, *presets()],
+                    options=[CUSTOM, *presets(), *host.input_files(".json")],
                     default=CUSTOM,
-                    tooltip="A concept that ships with the pack. Fields below that are filled in replace the preset's.",
+                    tooltip="A concept that ships with the pack, or a prompt file in the input folder (JSON with "
+                    "target, reference, synonyms, other). Fields below that are filled in replace the preset's.",
                 ),
                 io.String.Input(
                     "target",
@@ -61,5 +69,5 @@ class UnGuideConcept(io.ComfyNode):
     @classmethod
     def execute(cls, clip, preset, target, reference, synonyms, preserve) -> io.NodeOutput:
         """The concept with its prompts encoded."""
-        concept = concept_from(None if preset == CUSTOM else preset, target, reference, synonyms, preserve)
+        concept = concept_from(preset_or_file(preset), target, reference, synonyms, preserve)
         return io.NodeOutput(EncodedConcept.of(concept, lambda prompt: host.encode(clip, prompt)))

@@ -105,8 +105,8 @@ def lines(text: str) -> tuple[str, ...]:
     return tuple("" if line.strip() == '""' else line.strip() for line in text.splitlines() if line.strip())
 
 
-def concept_from(preset: str | None, target: str, reference: str, synonyms: str, preserve: str) -> Concept:
-    """A preset's concept in which every field that is filled in replaces the preset's.
+def concept_from(preset: str | Path | None, target: str, reference: str, synonyms: str, preserve: str) -> Concept:
+    """A preset's concept, or a prompt file's, in which every field that is filled in replaces its own.
 
     Without a preset, `target` and `reference` are required. A concept that names nothing to preserve preserves
     everyday things. Raises ValueError that names the missing field.
@@ -115,7 +115,8 @@ def concept_from(preset: str | None, target: str, reference: str, synonyms: str,
     fields |= {"synonyms": lines(synonyms), "preserve": lines(preserve)}
     filled = {name: value for name, value in fields.items() if value}
     if preset is not None:
-        filled = read_prompt_file(PROMPTS / f"{preset}.json").model_dump() | filled
+        file = preset if isinstance(preset, Path) else PROMPTS / f"{preset}.json"
+        filled = read_prompt_file(file).model_dump() | filled
     for name in ("target", "reference"):
         if name not in filled:
             raise ValueError(f"`{name}` is empty: write a prompt, or choose a `preset`.")

@@ -1,4 +1,4 @@
-"""LoRA files, where the host keeps them."""
+"""The host's files: its LoRAs, and what users put into its input folder."""
 
 from __future__ import annotations
 
@@ -32,3 +32,17 @@ def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
     folder, filename, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, loras)
     path = Path(folder) / f"{filename}_{counter:05}_.safetensors"
     return path, os.path.relpath(path, loras)
+
+
+def input_files(*suffixes: str) -> list[str]:
+    """The files in the host's input folder that end so."""
+    return sorted(it.name for it in Path(folder_paths.get_input_directory()).iterdir() if it.suffix.lower() in suffixes)
+
+
+def input_path(name: str) -> Path:
+    """The full path of a file in the host's input folder. Raises ValueError when it is not there."""
+    folder = Path(folder_paths.get_input_directory()).resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder) or not path.is_file():
+        raise ValueError(f"There is no {name!r} in the input folder ({folder}): put the file there.")
+    return path

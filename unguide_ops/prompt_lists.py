@@ -1,0 +1,215 @@
+"""Lists of prompts to draw: CSV with the columns of I2P, or JSON, read row by row, the bad rows told and left out."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
+
+from .concept import PROMPTS, Concept, Prompt
+
+LISTS = PROMPTS / "lists"
+SUFFIXES = (".csv", ".json")
+LARGEST_JSON = 50_000_000  # bytes
+LONGEST_LINE = 1_000_000  # bytes
+LONGEST_CELL = 20_000  # characters; a quote that is never closed ends there
+DELIMITERS = ",;\t"
+NAME_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt to draw. `name` is a file's, without suffix: unique in its list, and safe on any system."""
+
+    index: int  # in the list, from 0; rows that are left out have one as well
+    prompt: str
+    seed: int | None
+    guidance: float | None
+    more: Mapping[str, str] = field(default_factory=dict)  # the other columns
+
+    @property
+    def name(self) -> str:
+        """`000012-a-photo-of-the-cat`."""
+        words = re.sub(r"[^a-z0-9]+", "-", self.prompt.lower())[:NAME_LENGTH].strip("-")
+        return f"{self.index:06}-{words}" if words else f"{self.index:06}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that is left out, and why."""
+
+    index: int
+    place: str  # as the user finds it
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+def _or_none(cell: object) -> object:
+    return None if isinstance(cell, str) and not cell.strip() else cell
+
+
+class _Fields(BaseModel):
+    """A row's cells."""
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
+    prompt: Prompt
+    seed: Annotated[Annotated[int, Field(ge=0, lt=2**64)] | None, BeforeValidator(_or_none)] = Field(
+        None, validation_alias=AliasChoices("evaluation_seed", "seed")
+    )
+    guidance: Annotated[Annotated[float, Field(ge=0, le=100)] | None, BeforeValidator(_or_none)] = Field(
+        None, validation_alias=AliasChoices("evaluation_guidance", "guidance")
+    )
+
+
+def read_prompt_list(path: Path) -> Iterator[Row | Problem]:
+    """The rows of a list, one after the other, and a Problem for each that is unusable or repeats an earlier one.
+
+    CSV: a header with a column `prompt`; `evaluation_seed` and `evaluation_guidance` are used, others kept. JSON: a
+    concept's prompt file (target, synonyms, other), or an array of prompts or of objects with these fields. Memory does
+    not grow with the length of a CSV, but for a few bytes a row. Raises ValueError when the file as a whole is no list.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path.name} is no prompt list: use a file that ends in {' or '.join(SUFFIXES)}.")
+    seen: dict[bytes, str] = {}
+    cells = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
+    for index, (place, row) in enumerate(cells):
+        found = Problem(index, place, row) if isinstance(row, str) else _row(index, place, row)
+        if isinstance(found, Row):
+            key = blake2b(repr((found.prompt, found.seed, found.guidance)).encode(), digest_size=8).digest()
+            if key in seen:
+                found = Problem(index, place, f"repeats {seen[key]}")
+            seen.setdefault(key, place)
+        yield found
+
+
+def _row(index: int, place: str, cells: dict) -> Row | Problem:
+    try:
+        it = _Fields.model_validate(cells)
+    except ValidationError as error:
+        first = error.errors()[0]
+        named = f"`{'.'.join(map(str, first['loc']))}`"
+        value = "" if first["type"] == "missing" else f" ({str(first['input'])[:40]!r})"
+        return Problem(index, place, f"{named}{value}: {first['msg']}")
+    return Row(index, it.prompt, it.seed, it.guidance, {key: str(cell) for key, cell in (it.model_extra or {}).items()})
+
+
+class _AnyList(RootModel):
+    """A list in JSON."""
+
+    root: list[str | dict[str, str | float | int | None]]
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path.name} is larger than {LARGEST_JSON} bytes: split it, or use CSV.")
+    text = path.read_bytes()
+    rows: Iterable[str | dict]
+    try:
+        if text.lstrip()[:1] == b"[":
+            rows = _AnyList.model_validate_json(text).root
+        else:
+            concept = Concept.model_validate_json(text)
+            rows = (concept.target, *concept.synonyms, *concept.other)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(it) for it in first["loc"][:2]) or "the file"
+        raise ValueError(
+            f"{path.name}: {place}: {first['msg']}. A prompt list in JSON is an array of prompts, or a concept's file "
+            f"with target, reference, synonyms and other."
+        ) from None
+    for number, row in enumerate(rows, 1):
+        yield f"entry {number}", {"prompt": row} if isinstance(row, str) else row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
+    """(where, cells or what is wrong) for each row; the header is row 1, as in a spreadsheet."""
+    csv.field_size_limit(LONGEST_CELL)
+    with path.open("rb") as file:
+        lines = _Lines(file)
+        first = next(lines, "")
+        if lines.take_fault() or "\0" in first:
+            raise ValueError(f"{path.name} is not a UTF-8 text: save it as 'CSV UTF-8'.")
+        delimiter = next((it for it in DELIMITERS if "prompt" in _header(first, it)), None)
+        if delimiter is None:
+            raise ValueError(
+                f"{path.name} has no column `prompt`: the first row must name the columns, and is {first.strip()[:80]!r}"
+            )
+        columns = _header(first, delimiter)
+        number = 1
+        while True:  # again after a row at which the reader gave up
+            try:
+                for cells in csv.reader(lines, delimiter=delimiter):
+                    fault = lines.take_fault()
+                    if not cells and not fault:
+                        continue
+                    number += 1
+                    yield f"row {number}", fault or _named(columns, cells)
+                return
+            except csv.Error as error:
+                lines.take_fault()
+                number += 1
+                yield f"row {number}", f"{error}; is a quote missing?"
+
+
+def _header(line: str, delimiter: str) -> list[str]:
+    return [it.strip() for it in next(csv.reader([line], delimiter=delimiter), [])]
+
+
+def _named(columns: list[str], cells: list[str]) -> dict | str:
+    if len(cells) > len(columns):
+        return f"has {len(cells)} cells, the header {len(columns)}: put quotes around a cell with a comma"
+    row = dict(zip(columns, cells, strict=False))
+    return row if row.get("prompt", "").strip() else "`prompt` is empty"
+
+
+class _Lines:
+    """The lines of a UTF-8 file, one at a time; what is wrong with the last ones is told by `take_fault`."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._fault = file, ""
+        start = file.read(3)
+        self._ahead = b"" if start == b"\xef\xbb\xbf" else start  # a byte order mark
+
+    def take_fault(self) -> str:
+        """What was wrong, once."""
+        fault, self._fault = self._fault, ""
+        return fault
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._read()
+        if not line:
+            raise StopIteration
+        if len(line) > LONGEST_LINE:
+            self._fault = f"is longer than {LONGEST_LINE} bytes"
+            while line and not line.endswith(b"\n"):
+                line = self._file.readline(LONGEST_LINE)
+            return "\n"
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError:
+            self._fault = "is not UTF-8: save the file as 'CSV UTF-8'"
+            return line.decode("utf-8", errors="replace")
+
+    def _read(self) -> bytes:
+        ahead, self._ahead = self._ahead, b""
+        if ahead.endswith(b"\n"):
+            return ahead
+        return ahead + self._file.readline(LONGEST_LINE + 1)
+
+
+def shipped() -> list[str]:
+    """The names of the lists that come with the pack."""
+    return sorted(path.name for path in chain(LISTS.glob("*.csv"), LISTS.glob("*.json")))
