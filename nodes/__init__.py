@@ -3,6 +3,7 @@
 from .calibrate import UnGuideCalibrate
 from .concept import UnGuideConcept
 from .demo_model import UnGuideDemoModel
+from .evaluate import UnGuideEvaluate
 from .lora import UnGuideLoadLoRA, UnGuideSaveLoRA
 from .probe import UnGuideStabilityProbe
 from .prompt_list import UnGuidePromptList
@@ -21,4 +22,5 @@ NODES = [
     UnGuidance,
     UnGuidanceKSampler,
     UnGuidanceGuider,
+    UnGuideEvaluate,
 ]

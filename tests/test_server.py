@@ -128,7 +128,7 @@ def schemas(url):
 
 def test_every_input_and_output_of_our_nodes_has_a_tooltip(schemas):
     ours = {name: schema for name, schema in schemas.items() if name.startswith(("UnGuide", "UnGuidance"))}
-    assert len(ours) == 10
+    assert len(ours) == 12
     for name, schema in ours.items():
         assert schema["description"], name
         for group in ("required", "optional"):

@@ -119,7 +119,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
             rows = _AnyList.model_validate_json(text).root
         else:
             concept = Concept.model_validate_json(text)
-            rows = (concept.target, *concept.synonyms, *concept.other)
+            rows = _of_concept(concept)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(it) for it in first["loc"][:2]) or "the file"
@@ -129,6 +129,16 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
         ) from None
     for number, row in enumerate(rows, 1):
         yield f"entry {number}", {"prompt": row} if isinstance(row, str) else row
+
+
+def _of_concept(concept: Concept) -> list[dict]:
+    """Its prompts, each with its part and the class that it names: its last word, a synonym's that of the target."""
+    parts = {"target": (concept.target,), "synonyms": concept.synonyms, "other": concept.other}
+    return [
+        {"prompt": it, "part": part, "class": "".join((it if part == "other" else concept.target).split()[-1:])}
+        for part, prompts in parts.items()
+        for it in prompts
+    ]
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
@@ -142,7 +152,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
         delimiter = next((it for it in DELIMITERS if "prompt" in _header(first, it)), None)
         if delimiter is None:
             raise ValueError(
-                f"{path.name} has no column `prompt`: the first row must name the columns, and is {first.strip()[:80]!r}"
+                f"{path.name} has no column `prompt`: its first row names the columns, and is {first.strip()[:80]!r}"
             )
         columns = _header(first, delimiter)
         number = 1

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dev.judge.networks import NETWORKS
+from .networks import NETWORKS
 
 FOLDER = Path(__file__).parent
 NONE = "none"

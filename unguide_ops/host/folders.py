@@ -46,3 +46,23 @@ def input_path(name: str) -> Path:
     if not path.is_relative_to(folder) or not path.is_file():
         raise ValueError(f"There is no {name!r} in the input folder ({folder}): put the file there.")
     return path
+
+
+OPEN_CLIP = "open_clip"
+folder_paths.add_model_folder_path(OPEN_CLIP, os.path.join(folder_paths.models_dir, OPEN_CLIP))
+
+
+def clip_files() -> list[str]:
+    """The CLIP models in the host's models/open_clip."""
+    return [name for name in folder_paths.get_filename_list(OPEN_CLIP) if name.lower().endswith(".safetensors")]
+
+
+def clip_path(name: str) -> Path:
+    """The full path of a CLIP model's file. Raises ValueError that says where to put it when it is not there."""
+    found = folder_paths.get_full_path(OPEN_CLIP, name)
+    if found is None:
+        raise ValueError(
+            f"There is no CLIP model {name!r}: put its weights, as {Path(name).name}, into "
+            f"{folder_paths.get_folder_paths(OPEN_CLIP)[0]}. The file is named after open_clip's architecture."
+        )
+    return Path(found)

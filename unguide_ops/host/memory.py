@@ -1,6 +1,9 @@
-"""How many rows the machine has memory for."""
+"""What the machine has memory for."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import comfy.model_management
 import torch
@@ -24,3 +27,16 @@ def rows_to_train(model, latent: torch.Tensor, checkpointing: bool) -> int:
     row = model.model.memory_required([1, *latent.shape[1:]]) * (CHECKPOINTED if checkpointing else KEPT)
     room = comfy.model_management.get_total_memory(device) * ROOM - model.model_size()
     return max(1, int(room / row))
+
+
+@contextmanager
+def at_the_device(network: torch.nn.Module) -> Iterator[None]:
+    """While it lasts, a network that is no MODEL is on the host's device, which makes room for it."""
+    device = comfy.model_management.get_torch_device()
+    needed = comfy.model_management.module_size(network) + comfy.model_management.minimum_inference_memory()
+    comfy.model_management.free_memory(1.1 * needed, device)
+    network.to(device)
+    try:
+        yield
+    finally:
+        network.to("cpu")
