@@ -15,6 +15,7 @@ COMMANDS = {
     "test": "run the tests against a real ComfyUI",
     "serve": "start ComfyUI with the pack, to use in a browser",
     "bench": "measure the embedded model, its judges, and the method on it",
+    "sweep": "draw a list of prompts by LoRAs and modes; goes on where it was stopped",
     "recipe": "remake the embedded model and the judges from icon sets and a sentence model",
 }
 NAME = "python dev"

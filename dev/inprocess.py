@@ -7,13 +7,13 @@ from pathlib import Path
 from dev.environment import HOST, PACK_NAME, ROOT
 
 
-def start_host(host: Path = HOST, base: Path | None = None) -> None:
-    """Make the ComfyUI in `host` importable, on the CPU, with its data in `base`; does nothing the second time."""
+def start_host(host: Path = HOST, base: Path | None = None, device: str = "cpu") -> None:
+    """Make the ComfyUI in `host` importable, with its data in `base`; does nothing the second time."""
     if str(host) in sys.path:
         return
     sys.path.insert(0, str(host))
     chosen = ["--base-directory", str(base)] if base else []
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", *chosen]
+    arguments, sys.argv = sys.argv, ["main.py", *(["--cpu"] if device == "cpu" else []), *chosen]
     try:
         import comfy.options
 

@@ -8,7 +8,7 @@ from unguide.demo_model import FOLDER, load_config
 from unguide.unguide_ops import host
 from unguide.unguide_ops.concept import presets
 
-from dev.bench import forgetting, gate, model
+from dev.bench import attacks, forgetting, gate, model, quality
 from dev.bench.studio import photo, read_words
 from dev.judge import Panel
 
@@ -125,3 +125,75 @@ def test_a_gate_is_held_against_what_the_model_draws(pictures):
     assert gate.rates(results, "default", lambda it, prompt, _: decisions[prompt]["erased"])["false negatives"] == 0.5
     assert gate.auc([0.1, 0.9, 0.5, 0.5], [False, True, True, False]) == 0.875
     assert gate.doubtful(results, dict.fromkeys(drawn, pictures[photo("cat")])).size[0] > 400
+
+
+def test_the_attacks_by_words_never_name_what_they_attack(clip):
+    """And the text encoder knows every piece of them, or they would say nothing."""
+    rows = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
+    assert list(attacks.read_attacks()) == list(WORDS["classes"])
+    for name, entry in attacks.read_attacks().items():
+        names = {*WORDS["classes"][name]["seen"], *words_of(WORDS["classes"][name], "unseen")}
+        texts = [*entry["descriptions"], *entry["languages"]]
+        assert len(entry["descriptions"]) == 4 and len(set(texts)) == len(texts)
+        assert not any(f" {word} " in f" {text.replace(',', '')} " for word in names for text in texts)
+        for text in texts:
+            assert all(rows[number].any() for number, _ in clip.tokenize(text)["l"][0])
+
+
+def test_misspellings_are_slips_and_no_names():
+    assert attacks.misspellings("horse") == ["hrose", "hose", "horrse", "hores"]
+    assert attacks.misspellings("deer") == ["der", "deeer", "dere"]
+    for name in WORDS["classes"]:
+        prompts = [prompt for kind, prompt in attacks.by_words(WORDS, name) if kind == attacks.MISSPELT]
+        assert len(set(prompts)) == len(prompts) >= 6 and not set(prompts) & {photo(word) for word in SEEN}
+
+
+def test_only_attacks_that_work_on_the_base_count(panel, pictures):
+    """One that works and is erased by ours alone, one that does not work, and one that asks for nothing."""
+    cat, dog = ((pictures[photo(name)] * 255).byte().numpy() for name in ("cat", "dog"))
+    kinds = {"works": attacks.SOFT, "fails": attacks.MISSPELT, "aside": attacks.UNNAMED}
+    shown = {way: {"works": cat, "aside": cat} for way in quality.WAYS} | {quality.OURS: {"works": dog, "aside": cat}}
+    shown[quality.BASE]["fails"] = dog
+    found = {"score": 0.5, "threshold": 0.25, "erased": True}
+    result = {"kinds": kinds, "pictures": shown, "decisions": {"works": [found] * 2, "aside": [found] * 2},
+              "rule": {"works": -1.0, "aside": 2.0}}  # fmt: skip
+    attacked = {"cat": quality.erased("cat", result, panel)}
+    figures = quality.attack_figures(attacked)
+    assert figures["attacks"] == 2 and figures["attacks_working"] == 1
+    assert figures["attack_erased_ours"] > 0.5 > figures["attack_erased_base"] == figures["attack_erased_paper"]
+    assert quality.attack_grid({"cat": result}, attacked).size[0] > 400
+    assert attacked["cat"]["works"]["paper_steers"] and not attacked["cat"]["aside"]["paper_steers"]
+    assert json.dumps(attacked)
+
+
+def test_the_quality_report_says_where_ours_is_not_above(panel, pictures):
+    """Ours forgets the cat and takes the dog for it; the others forget nothing, but one all."""
+    parts = forgetting.prompts_of(WORDS, "cat")
+    drawn = [prompt for part in (*forgetting.TOUCHED, "others") for prompt in parts[part]]
+    base = {prompt: pictures.get(prompt, pictures[photo("cat")]) for prompt in drawn}
+    gone = {**base, **{p: pictures[photo("ship")] for part in forgetting.TOUCHED for p in parts[part]}}
+    ours = {**gone, photo("dog"): pictures[photo("ship")]}
+    ways = {"lora": gone, "half": base, quality.PAPER: base, quality.OURS: ours}
+    steered = {p: p == photo("dog") or p in parts["target"] + parts["seen"] for p in drawn}
+    result = {
+        "pictures": {way: {p: (it * 255).byte().numpy() for p, it in its.items()} for way, its in ways.items()},
+        "decisions": {p: [{"erased": it}] for p, it in steered.items()},
+        "evaluations": {way: dict.fromkeys(drawn, 40) for way in quality.WAYS},
+        "probe": 88,
+    }
+    found = {"cat": quality.of_class(WORDS, "cat", result, base, panel)}
+    assert (
+        found["cat"]["false_alarms"] == {"dog": 1}
+        and list(found["cat"]["missed"]) == WORDS["classes"]["cat"]["unseen"]["test"]
+    )
+    assert quality.not_above(found) == {"cat": ["lora"]}
+    assert found["cat"][forgetting.RIGHT]["h0"] > found["cat"][quality.OURS]["h0"]
+    measured = {f"{m}_{way}": found["cat"][way][m] for m in quality.MEASURES for way in quality.WAYS}
+    whole = {
+        "figures": {**measured, "judge_top1": 0.9, "attacks": 0, "attacks_working": 0, "attack_base_share": 0.0},
+        "classes": found,
+        "cost": quality.cost(WORDS, {"cat": result}),
+        "attacks": {"cat": {kind: {"kind": kind, "base_share": 0.0, "works": False} for kind in attacks.KINDS}},
+    }
+    assert "cat: UnGuidance" in quality.text(whole) and "dog 100%" in quality.text(whole)
+    assert quality.grid(WORDS, {"cat": result}, base).size[0] > 400

@@ -1,5 +1,6 @@
-"""`python dev bench model | training | gate | sampling`: measure the embedded model and its judges, what training
-achieves on it, how well a gate can tell, and what sampling costs.
+"""`python dev bench model | training | gate | sampling | quality | sweep`: measure the embedded model and its judges,
+what training achieves on it, what a gate can tell, what sampling costs, how well each way forgets, under attack too,
+and whether a sweep loses nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ NEEDS = ("recipe",)  # further sections of pins.ini
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
-    parser.add_argument(
-        "what", choices=["model", "training", "gate", "sampling"], help="the benchmark to run: see docs/benchmark.md"
-    )
+    parser.add_argument("what", choices=list(BENCHMARKS), help="the benchmark to run: see docs/benchmark.md")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "bench", help="where the results go")
     parser.add_argument("--weights", type=Path, default=ROOT / "demo_model", help="folder of the embedded model")
     parser.add_argument("--classes", nargs="*", metavar="NAME", help="classes to forget (default: all ten)")
@@ -45,9 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         raise DevError(f"there is no class {min(unknown)!r}: choose from {', '.join(words['classes'])}.")
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as workers:
-        text = {"model": run_model, "training": run_training, "gate": run_gate, "sampling": run_sampling}[options.what](
-            workers, options, folder, words, classes
-        )
+        text = BENCHMARKS[options.what](workers, options, folder, words, classes)
     say(f"{text}\nDone in {duration(time.monotonic() - began)}. Tables and grids: {options.output}")
     return 0
 
@@ -141,6 +138,34 @@ def run_sampling(workers, options: argparse.Namespace, folder: Path, words: dict
     text = sampling.text(whole)
     report.write(options.output / "sampling", whole, text)
     return text
+
+
+def run_quality(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench quality`; the report's text."""
+    from dev.bench import quality, report
+
+    whole = quality.measure(workers, each, folder, words, classes)
+    for grid, name in (("grid", "quality"), ("attack_grid", "attacks")):
+        if picture := whole.pop(grid):
+            picture.save(options.output / f"{name}.png")
+    whole["figures"] = {name: round(value, 4) for name, value in whole["figures"].items()}
+    text = quality.text(whole)
+    report.write(options.output / "quality", whole, text)
+    return text
+
+
+def run_sweep(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench sweep`; the report's text."""
+    from dev.bench import report, sweep
+
+    whole = sweep.measure(options.output / "sweep", options.host)
+    text = sweep.text(whole)
+    report.write(options.output / "sweep", whole, text)
+    return text
+
+
+BENCHMARKS = {"model": run_model, "training": run_training, "gate": run_gate, "sampling": run_sampling,
+              "quality": run_quality, "sweep": run_sweep}  # fmt: skip
 
 
 def each(workers: ProcessPoolExecutor, what: str, task: Callable, cases: Sequence[Iterable]) -> list:

@@ -1,0 +1,134 @@
+"""Sweeps: the same pictures however often they are killed and whoever draws them."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from real_host import HOST, REPOSITORY
+from unguide.unguide_ops.files import save_lora
+
+from dev.bench.sweep import Sweep, identical, kill_an_artist, list_of
+from dev.stages import DevError
+from dev.sweep.ledger import Drawn, Ledger
+from dev.sweep.plan import Job, Plan, Settings
+
+ROWS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, trained):
+    folder = tmp_path_factory.mktemp("sweep")
+    save_lora(folder / "forget.safetensors", trained)
+    list_of(ROWS, folder / "list.csv")
+    with (folder / "list.csv").open("a", encoding="utf-8") as file:
+        file.write(",5,7.5,\n")  # a bad row
+    return folder
+
+
+def sweep(folder, name, *more):
+    return Sweep(HOST, folder / "list.csv", folder / name, "--modes", "base", "ours", "lora", "--steps", "4",
+                 "--lora", str(folder / "forget.safetensors"), *more)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """A sweep that nothing happened to."""
+    it = sweep(folder, "plain")
+    it.start()
+    said = it.process.communicate()[0]
+    assert it.process.returncode == 1 and f"left out: row {ROWS + 2}: `prompt` is empty" in said
+    return it
+
+
+def test_a_sweep_draws_every_row_by_every_column_and_reports(plain):
+    report = json.loads((plain.output / "report.json").read_text())
+    assert [(it["lora"], it["mode"], it["pictures"]) for it in report["summary"]] == [
+        ("", "base", ROWS), ("forget", "lora", ROWS), ("forget", "ours", ROWS)]  # fmt: skip
+    base, lora, ours = report["summary"]
+    assert (base["evaluations"], lora["evaluations"]) == (8, 8) and 11 <= ours["evaluations"] < 13
+    assert ours["steered"] == pytest.approx(1 / ROWS)  # the cat
+    page = (plain.output / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 3 * ROWS and 'class="steered"' in page
+    dog = "000001-a-photo-of-the-dog-s1.png"
+    drawn = [(plain.output / "pictures" / it / dog) for it in ("base", "forget/ours")]
+    from PIL import Image, ImageChops
+
+    assert ImageChops.difference(*(Image.open(it) for it in drawn)).getbbox() is None
+
+
+def test_killed_in_the_middle_it_goes_on_where_it_was(folder, plain):
+    it = sweep(folder, "killed")
+    for _ in range(2):
+        it.start()
+        it.wait_for(it.drawn() + 1)
+        it.process.send_signal(signal.SIGKILL)
+        it.process.wait()
+    it.start()
+    said = it.process.communicate()[0]
+    assert "pictures are there from before" in said and identical(plain.output, it.output)
+
+
+def test_by_ray_and_when_one_of_its_workers_is_killed(folder, plain):
+    it = sweep(folder, "ray", "--workers", "2")
+    it.start()
+    it.wait_for(2)
+    kill_an_artist(it.process.pid)
+    it.process.communicate()
+    assert identical(plain.output, it.output)
+
+
+def test_what_cannot_be_asked_for_is_refused_with_a_sentence(folder, plain):
+    cases = {
+        "there is no prompt list": ["elsewhere.csv"],
+        "add `--lora FILE`": [str(folder / "list.csv"), "--modes", "ours"],
+        "with other settings": [str(folder / "list.csv"), "--modes", "base", "--steps", "5"],
+        "has no column `prompt`": [str(REPOSITORY / "tests" / "data.csv")],
+    }
+    (REPOSITORY / "tests" / "data.csv").write_text("text\na\n")
+    try:
+        for message, arguments in cases.items():
+            command = [sys.executable, str(REPOSITORY / "dev"), "sweep", *arguments, "--host", str(HOST),
+                       "--output", str(plain.output if "steps" in str(arguments) else folder / "none")]  # fmt: skip
+            if "--modes" not in arguments:
+                command += ["--modes", "base"]
+            ran = subprocess.run(command, capture_output=True, text=True)
+            assert ran.returncode == 2 and message in ran.stderr and "Traceback" not in ran.stderr
+    finally:
+        (REPOSITORY / "tests" / "data.csv").unlink()
+
+
+def settings(folder, **changes):
+    return Settings(**{"list": folder / "list.csv", "output": folder, "host": HOST, "modes": ("base",), **changes})
+
+
+def test_a_ledger_lets_one_in_at_a_time_and_knows_its_loras(tmp_path, folder):
+    job = Job(0, "a", "000000-a", 1, 7.5, "base", "", {})
+    lora = tmp_path / "x.safetensors"
+    lora.write_bytes(b"one")
+    asked = settings(folder, loras=(lora,))
+    with Ledger(tmp_path, asked) as ledger:
+        assert not ledger.has(job)
+        ledger.enter(job, Drawn(b"png", {"number": 0}))
+        ledger.enter(job, Drawn(b"png", {"number": 0}))
+        with pytest.raises(DevError, match="another sweep is at work"):
+            Ledger(tmp_path, asked)
+    with Ledger(tmp_path, settings(folder, loras=(lora,), modes=("base", "ours"), seeds=3, limit=2)) as ledger:
+        assert ledger.has(job) and ledger.count() == 1 and list(ledger.results())[0]["key"] == job.key
+    lora.write_bytes(b"two")
+    with pytest.raises(DevError, match="another LoRA 'x'"):
+        Ledger(tmp_path, asked)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sweep.sqlite3").write_bytes(b"no data base " * 100)
+    with pytest.raises(DevError, match="is no ledger"):
+        Ledger(tmp_path / "broken", asked)
+
+
+def test_a_plan_counts_what_it_draws(folder):
+    plan = Plan(settings(folder, modes=("base", "ours"), loras=(folder / "forget.safetensors",), seeds=2, limit=4))
+    jobs = list(plan.jobs())
+    assert len(plan) == len(jobs) == len({it.key for it in jobs}) == 4 * 2 * 2
+    assert [(it.seed, it.mode) for it in jobs[:3]] == [(0, "base"), (1, "base"), (1, "base")]
+    with pytest.raises(DevError, match="two LoRAs are called"):
+        Plan(settings(folder, loras=(folder / "forget.safetensors",) * 2))
