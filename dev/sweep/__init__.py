@@ -83,6 +83,8 @@ def draw(ledger, crew, jobs, total: int, before: int) -> list[tuple]:
     failures, row = [], 0
     with crew, tqdm(total=total, initial=before, unit="picture", smoothing=0.05) as bar:
         for job, drawn in crew.draw(jobs):
+            if isinstance(drawn, DevError):  # no row would fare better
+                raise drawn
             if isinstance(drawn, Exception):
                 failures.append((job, drawn))
                 row += 1

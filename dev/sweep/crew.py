@@ -94,8 +94,8 @@ class _Actor:
 def _drawn(artist: Artist, job: Job) -> Drawn | Exception:
     try:
         return artist.draw(job)
-    except DevError:
-        raise
+    except DevError as error:
+        return error
     except Exception as error:  # noqa: BLE001 # whatever it is, the other rows are not to suffer
         return RuntimeError(f"{type(error).__name__}: {error}")
 
