@@ -15,6 +15,7 @@ SAMPLING = {
     "denoise": 1.0,
 }
 COLUMNS = {"lora": 0.0, "half": 0.5}  # one w for every prompt: the LoRA alone, and half of it
+AS_PUBLISHED = {"lora_branch": "cond and uncond", "eta": 1.0}
 
 
 class GraphBuilder:
@@ -129,7 +130,7 @@ def forget_graph(concept: str, prompts: list[str], pictures: int, folder: str, *
     gate = {"w_erased": -1.0, "w_unrelated": 1.0}
     for column, w in COLUMNS.items():
         steered = build.add(
-            "UnGuidance", column, model=model, lora=lora, gate="always erase", **{**gate, "w_erased": w}
+            "UnGuidance", column, model=model, lora=lora, gate="always erase", **{**gate, "w_erased": w}, **AS_PUBLISHED
         )
         sampled = build.add("KSampler", f"KSampler, w = {w}", model=[steered, 0], **drawing)
         build.draw(column, [sampled, 0], vae, folder)

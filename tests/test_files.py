@@ -39,7 +39,10 @@ def test_the_stock_loader_reads_it_and_draws_what_our_branch_draws_at_w_0(model,
     expected = sample(stock)
     assert not [r for r in caplog.records if "not loaded" in r.message]
     torch.testing.assert_close(
-        sample(unguide(model, files.load_lora(path), SteeringSettings(w=0.0))), expected, rtol=1e-3, atol=2e-3
+        sample(unguide(model, files.load_lora(path), SteeringSettings(w=0.0, sides="cond and uncond"))),
+        expected,
+        rtol=1e-3,
+        atol=2e-3,
     )
 
 
