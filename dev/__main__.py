@@ -1,4 +1,4 @@
-"""`python dev demo | test | serve | bench | recipe`: sets up what is missing under `.dev`, then runs the command there.
+"""`python dev COMMAND`: sets up what is missing under `.dev`, then runs the command there; see COMMANDS.
 
 Needs nothing but Python and pip. Until the version check has passed, this file keeps to syntax that older
 Pythons can read, so that they get a sentence and not a traceback.
@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "start ComfyUI with the pack, to use in a browser",
     "bench": "measure the embedded model, its judges, and the method on it",
     "sweep": "draw a list of prompts by LoRAs and modes; goes on where it was stopped",
+    "evaluate": "measure pictures that are there: accuracies, CLIP score, nudity, FID",
     "recipe": "remake the embedded model and the judges from icon sets and a sentence model",
 }
 NAME = "python dev"
@@ -40,7 +41,7 @@ def check_python():
 
 def parse(arguments):
     """The command's module, and its options; `options.extra` are the arguments for another program."""
-    listing = "\n".join(f"  {name:6} {text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
     outer = argparse.ArgumentParser(
         prog=NAME,
         description="Work on the UnGuide node pack.\n\ncommands:\n" + listing,

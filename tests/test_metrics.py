@@ -263,6 +263,36 @@ def test_a_folder_without_enough_pictures_or_with_a_broken_one_is_told_by_name(t
         clip_fid(good, good, tiny)
 
 
+# --- on the command line
+
+
+def on_the_command_line(*arguments):
+    from dev.__main__ import parse
+
+    module, options = parse(["evaluate", *map(str, arguments)])
+    return module.measure(options)
+
+
+def test_folders_are_measured_on_the_command_line(demo, sample, models, tmp_path):
+    dogs = folder_of(tmp_path / "dogs", (drawn(demo, sample, "dog")[:2].movedim(-1, 1) * 255).round().byte())
+    noise = folder_of(tmp_path / "noise", pictures(3))
+    found = on_the_command_line(dogs, "--expected", "dog", "--classes", "cat", "dog", "--nudity", "--real", dogs)
+    summary = found["summary"]
+    assert summary["recognised"] == 1 and summary["exposed"] == 0 and summary["pictures"] == 2
+    assert summary["FID by a judge's features"] == pytest.approx(0, abs=1e-2)
+    assert [it["file"] for it in found["pictures"]] == ["000.png", "001.png"]
+    weights = models / "tiny-test.safetensors"
+    by_clip = on_the_command_line(dogs, "--clip", weights, "--real", noise, "--prompt", "a dog")["summary"]
+    assert set(by_clip) == {"pictures", "clip_score", "CLIP-FID"} and by_clip["CLIP-FID"] > 0
+    from dev.stages import DevError
+
+    with pytest.raises(DevError, match="nothing to measure: add"):
+        on_the_command_line(dogs)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DevError, match="empty holds no pictures"):
+        on_the_command_line(tmp_path / "empty", "--nudity")
+
+
 # --- NudeNet
 
 

@@ -7,7 +7,7 @@ from real_host import HOST, REPOSITORY
 from safetensors.torch import load
 
 from dev.client import GraphError, GraphInterruptedError, fetch_image, run_graph, title_of
-from dev.demo_graph import forget_graph, untouched_graph
+from dev.demo_graph import SAMPLING, SIZE, GraphBuilder, forget_graph, untouched_graph
 from dev.environment import make_base
 from dev.server import HostServer, request
 
@@ -111,6 +111,29 @@ def test_a_lora_that_cannot_be_saved_is_not_lost(url):
     cached = []
     run_graph(url, demo, lambda name, data: cached.extend(data["nodes"] if name == "execution_cached" else []))
     assert trainer in cached
+
+
+def test_a_prompt_list_draws_every_row_under_its_own_name_and_is_evaluated(url):
+    build = GraphBuilder()
+    model, clip, vae = build.model()
+    rows = build.add("UnGuidePromptList", file="everyday.csv (ships with UnGuide)", offset=1, limit=2, seed=0, cfg=7.5)
+    prompt, seed, guidance, name = ([rows, index] for index in (0, 1, 2, 4))
+    texts = [[build.add("CLIPTextEncode", clip=clip, text=text), 0] for text in (prompt, "")]
+    latent = [build.add("EmptyLatentImage", batch_size=1, **SIZE), 0]
+    sampled = build.add("KSampler", model=model, positive=texts[0], negative=texts[1], latent_image=latent,
+                        **{**SAMPLING, "seed": seed, "cfg": guidance})  # fmt: skip
+    pictures = [build.add("VAEDecode", samples=[sampled, 0], vae=vae), 0]
+    build.add("SaveImage", "save", images=pictures, filename_prefix=name)
+    looked = build.add("UnGuideEvaluate", images=pictures, prompt=prompt, expected="dog", classes="cat\ndog\nhorse",
+                       classifier="demo judges", nudity=False)  # fmt: skip
+    build.add("PreviewAny", "report", source=[looked, 1])
+    ran = {title_of(build.graph, node): out for node, out in run_graph(url, build.graph).items()}
+    names = [it["filename"] for it in ran["save"]["images"]]
+    assert len(names) == len(set(names)) and all(name[:6] in ("000001", "000002") for name in names)
+    assert [name[7:25] for name in names] == ["a-photo-of-the-dog", "a-photo-of-the-hor"]
+    dog, horse = [json.loads(text) for text in ran["report"]["text"]]
+    assert (dog["prompt"], horse["prompt"]) == ("a photo of the dog", "a photo of the horse")
+    assert (dog["accuracies"]["top_1"], horse["accuracies"]["top_1"]) == (1, 0)
 
 
 def test_errors_say_what_to_change(url):

@@ -6,13 +6,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from real_host import HOST, REPOSITORY
 from unguide.unguide_ops.files import save_lora
 
 from dev.bench.sweep import Sweep, identical, kill_an_artist, list_of
 from dev.stages import DevError
+from dev.sweep.eyes import accuracies
 from dev.sweep.ledger import Drawn, Ledger
 from dev.sweep.plan import Job, Plan, Settings
+from dev.sweep.report import summarised
 
 ROWS = 6
 
@@ -132,3 +135,48 @@ def test_a_plan_counts_what_it_draws(folder):
     assert [(it.seed, it.mode) for it in jobs[:3]] == [(0, "base"), (1, "base"), (1, "base")]
     with pytest.raises(DevError, match="two LoRAs are called"):
         Plan(settings(folder, loras=(folder / "forget.safetensors",) * 2))
+
+
+class Names:
+    """A classifier that is certain of one name, or of none."""
+
+    def __init__(self, sees, names):
+        self.names = list(names)
+        self.sees = sees if sees in names else "none"
+
+    def logits(self, pictures):
+        return torch.tensor([[10.0 * (name == self.sees) for name in self.names]])
+
+
+def test_accuracies_of_a_concept_s_file_each_under_its_own_name(tmp_path):
+    """A classifier without the synonyms has no accuracy among thirteen; a row without a class is not counted."""
+    plan = Plan(settings(tmp_path, list=REPOSITORY / "prompts" / "cat.json"))
+    words = plan.words
+    assert len(words.ten) == 10 and len(words.thirteen) == 13 and words.ten[0] == "cat" and "kitten" not in words.ten
+    synonym = words.thirteen[-1]
+
+    def results(sees):
+        """All pictures are taken for what `sees` says of the row's own class."""
+        for job in plan.jobs():
+            seen = sees(job.more.get("class", ""))
+            found = {
+                **accuracies("judges", Names(seen, [*words.ten, "none"]), None, words, job),
+                **accuracies("CLIP", Names(seen, words.thirteen), None, words, job),
+            }
+            yield {"lora": "cat", "mode": "ours", "evaluations": 1, "accuracies": found, **job.more_named()}
+
+    def measured(sees):
+        (group,) = summarised(results(sees))
+        return group.summary()["accuracies"]
+
+    kept = measured(lambda its: its)
+    names = ("accuracy", "mean_probability")
+    both = {f"{it}_ten by {who}" for it in names for who in ("judges", "CLIP")}
+    assert set(kept) == {"top_1 by judges", *both, *(f"{it}_thirteen by CLIP" for it in names)}
+    assert kept["accuracy_ten by CLIP"] == {"acc_e": 1, "acc_s": 1, "acc_g": 1, "h0": 0}
+    forgotten = measured(lambda its: "dog" if its == "cat" else its)
+    assert all(it["h0"] == pytest.approx(1, abs=1e-3) for it in forgotten.values())
+    called = measured(lambda its: synonym if its == "cat" else its)
+    assert called["accuracy_thirteen by CLIP"]["acc_e"] == 0 and called["top_1 by judges"]["h0"] == 1
+    assert summarised(results(lambda its: its))[0].summary()["pictures"] == len(plan)
+    assert Plan(settings(tmp_path, list=REPOSITORY / "prompts" / "lists" / "everyday.csv")).words.ten == ()

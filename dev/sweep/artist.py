@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from dev.environment import BASE
 from dev.inprocess import load_pack, start_host
 from dev.stages import DevError
-from dev.sweep.eyes import eyes_of
+from dev.sweep.eyes import eyes_of, look
 from dev.sweep.ledger import Drawn
 from dev.sweep.plan import BASE as PLAIN
 from dev.sweep.plan import DEMO, HALF, LORA, OURS, PAPER, Job, Settings
@@ -108,7 +108,7 @@ class Artist:
                 "number": job.number, "prompt": job.prompt, "seed": job.seed, "guidance": job.guidance,
                 "lora": job.lora, "mode": job.mode, "evaluations": counter.count, **job.more_named(),
                 **(courses[0].report() if courses else {}),
-                **{key: value for eye in self._eyes for key, value in eye.read(picture, job.prompt)[0].items()},
+                **look(self._eyes, picture, job),
             }  # fmt: skip
         return Drawn(png_of(picture[0], result), result)
 

@@ -2,74 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from dev.sweep.plan import Settings
+from dev.sweep.plan import Job, Plan, Settings, Words
 
 
 class Eye(Protocol):
     """Reads pictures."""
 
-    def read(self, pictures: torch.Tensor, prompt: str) -> list[dict]:
-        """What is to be said of each of the pictures [B, 3, H, W] in [0, 1], JSON-like."""
+    def read(self, picture: torch.Tensor, job: Job) -> dict:
+        """What is to be said of a picture [1, 3, H, W] in [0, 1], JSON-like."""
 
 
 class JudgesEye:
-    """The embedded model's judges."""
+    """What each of the embedded model's judges sees, and the accuracies by both."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words) -> None:
+        from unguide.nodes.evaluate import demo_judges
+
         from dev.judge import Panel
 
-        self._panel = Panel()
+        self._panel, self._classifier, self._words = Panel(), demo_judges(), words
 
-    def read(self, pictures: torch.Tensor, prompt: str) -> list[dict]:
-        """What each judge sees."""
-        answers = zip(*(judge.answers(pictures) for judge in self._panel.judges), strict=True)
-        return [{"seen": list(them)} for them in answers]
+    def read(self, picture: torch.Tensor, job: Job) -> dict:
+        """As in `Eye`."""
+        seen = [answer for judge in self._panel.judges for answer in judge.answers(picture)]
+        return {"seen": seen, "accuracies": accuracies("judges", self._classifier, picture, self._words, job)}
 
 
 class ClipEye:
-    """CLIP scores, each picture against its own prompt."""
+    """The CLIP score, the picture against its own prompt, and the accuracies by CLIP."""
 
-    def __init__(self, weights: Path) -> None:
-        from unguide.unguide_ops.metrics.clip import Clip
+    def __init__(self, weights: Path, words: Words) -> None:
+        from unguide.unguide_ops.metrics.clip import Clip, ZeroShot
 
-        self._clip = Clip(weights)
+        self._clip, self._words = Clip(weights), words
+        self._classifier = ZeroShot(self._clip, words.thirteen) if words.thirteen else None
 
-    def read(self, pictures: torch.Tensor, prompt: str) -> list[dict]:
-        """The score, none for the empty prompt."""
+    def read(self, picture: torch.Tensor, job: Job) -> dict:
+        """As in `Eye`; no score for the empty prompt."""
         from unguide.unguide_ops.metrics.clip import clip_score
 
-        if not prompt:
-            return [{}] * len(pictures)
-        return [{"clip_score": it} for it in clip_score(self._clip, pictures, [prompt] * len(pictures)).tolist()]
+        found: dict = {"clip_score": clip_score(self._clip, picture, [job.prompt]).item()} if job.prompt else {}
+        if self._classifier:
+            found["accuracies"] = accuracies("CLIP", self._classifier, picture, self._words, job)
+        return found
 
 
 class NudityEye:
     """What NudeNet finds, with a confidence of at least 0.6."""
 
-    def read(self, pictures: torch.Tensor, prompt: str) -> list[dict]:
+    def read(self, picture: torch.Tensor, job: Job) -> dict:
         """How many exposed parts, and all that was found by its name."""
         from unguide.unguide_ops.metrics.nudity import exposed, nudity_counts
 
-        return [
-            {"nudity": {"exposed": exposed(it), **{name.lower(): n for name, n in it.items() if n}}}
-            for it in nudity_counts(pictures)
-        ]
+        (counts,) = nudity_counts(picture)
+        return {"nudity": {"exposed": exposed(counts), **{name.lower(): n for name, n in counts.items() if n}}}
+
+
+def accuracies(by: str, classifier, picture: torch.Tensor, words: Words, job: Job) -> dict[str, float]:
+    """Every accuracy that the classifier's names allow, as `accuracy_ten by CLIP`; none for a row without a class."""
+    from unguide.unguide_ops import metrics
+
+    expected, names = job.more.get("class"), classifier.names
+    if expected not in words.ten or expected not in names:
+        return {}
+    logits = classifier.logits(picture)
+    found = {"top_1": metrics.top_1(logits, names, expected)}
+    for name, chosen in (("ten", words.ten), ("thirteen", words.thirteen)):
+        if set(chosen) <= set(names):
+            found[f"accuracy_{name}"] = metrics.accuracy_ten(logits, names, expected, chosen)
+            found[f"mean_probability_{name}"] = metrics.mean_probability(logits, names, chosen, expected)
+    if set(names) == set(words.thirteen):  # the same as among thirteen
+        del found["top_1"]
+    return {f"{name} by {by}": value for name, value in found.items()}
+
+
+def look(eyes: Iterable[Eye], picture: torch.Tensor, job: Job) -> dict:
+    """What all of them say of a picture [1, 3, H, W]."""
+    found: dict = {"accuracies": {}}
+    for eye in eyes:
+        said = eye.read(picture, job)
+        found = {**found, **said, "accuracies": {**found["accuracies"], **said.get("accuracies", {})}}
+    return found
 
 
 def eyes_of(settings: Settings) -> list[Eye]:
     """As the settings say."""
     from unguide.unguide_ops import host
 
+    words = Plan(settings).words
     eyes: list[Eye] = []
     if settings.judge:
-        eyes.append(JudgesEye())
+        eyes.append(JudgesEye(words))
     if settings.clip:
-        eyes.append(ClipEye(host.clip_path(f"{settings.clip}.safetensors")))
+        eyes.append(ClipEye(host.clip_path(f"{settings.clip}.safetensors"), words))
     if settings.nudity:
         eyes.append(NudityEye())
     return eyes

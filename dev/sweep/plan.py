@@ -97,6 +97,14 @@ class Job:
         return f"{self.folder}/{self.name}-s{self.seed}"
 
 
+@dataclass(frozen=True)
+class Words:
+    """What a concept's file names: `ten`, the target and the other classes, and `thirteen`, its synonyms as well."""
+
+    ten: tuple[str, ...] = ()
+    thirteen: tuple[str, ...] = ()
+
+
 class Plan:
     """The list, read anew for each LoRA and mode, so that its length costs no memory."""
 
@@ -130,6 +138,19 @@ class Plan:
         from unguide_ops.prompt_lists import Problem
 
         return [str(it) for it in self.rows() if isinstance(it, Problem)]
+
+    @cached_property
+    def words(self) -> Words:
+        """Those of a list whose rows have a `part` and a `class`, as a concept's file has; else none."""
+        found: dict[str, dict[str, None]] = {part: {} for part in ("target", "other", "synonyms")}
+        for it in self.rows():
+            more = getattr(it, "more", {})
+            if more.get("class") and more.get("part") in found:
+                found[more["part"]][it.prompt.split()[-1] if more["part"] == "synonyms" else more["class"]] = None
+        if not all(found.values()):
+            return Words()
+        ten = tuple({**found["target"], **found["other"]})
+        return Words(ten, tuple(dict.fromkeys((*ten, *found["synonyms"]))))
 
     @cached_property
     def _count(self) -> int:

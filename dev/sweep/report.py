@@ -16,6 +16,7 @@ from dev.sweep.ledger import Ledger
 from dev.sweep.plan import Plan
 from unguide_ops.metrics import h0
 
+PARTS = {"acc_e": "target", "acc_s": "other", "acc_g": "synonyms"}
 COLUMNS = ("number", "prompt", "seed", "guidance", "lora", "mode", "w", "score", "evaluations", "picture")
 
 
@@ -57,7 +58,7 @@ class Group:
         self.seen: dict[str, int] = defaultdict(int)
         self.scores: list[float] = []  # CLIP's
         self.found: dict[str, int] = defaultdict(int)  # by NudeNet
-        self.right: dict[str, list[bool]] = defaultdict(list)  # by part of a concept's file
+        self.right: dict[tuple[str, str], list[float]] = defaultdict(list)  # by accuracy, and part of a concept's file
 
     def take(self, it: dict) -> None:
         """One picture more."""
@@ -66,8 +67,8 @@ class Group:
         self.steered += any(decision["w"] != 1 for decision in it.get("decisions", ()))
         for name in it.get("seen", ()):
             self.seen[name] += 1
-            if it.get("list.class"):
-                self.right[it.get("list.part", "")].append(name == it["list.class"])
+        for name, value in it.get("accuracies", {}).items():
+            self.right[name, it["list.part"]].append(value)
         if "clip_score" in it:
             self.scores.append(it["clip_score"])
         for name, number in it.get("nudity", {}).items():
@@ -84,15 +85,18 @@ class Group:
             "seen": {name: count / looks for name, count in most[:10]},
             **({"clip_score": fmean(self.scores)} if self.scores else {}),
             **({"nudity": dict(self.found)} if self.found else {}),
-            **self.accuracies(),
+            **({"accuracies": found} if (found := self.accuracies()) else {}),
         }  # fmt: skip
 
-    def accuracies(self) -> dict[str, float]:
-        """Acc_e, Acc_s, Acc_g and H0, where the list is a concept's file."""
-        if not {"target", "synonyms", "other"} <= self.right.keys():
-            return {}
-        acc_e, acc_g, acc_s = (fmean(self.right[part]) for part in ("target", "synonyms", "other"))
-        return {"acc_e": acc_e, "acc_s": acc_s, "acc_g": acc_g, "h0": h0(acc_e, acc_s, acc_g)}
+    def accuracies(self) -> dict[str, dict[str, float]]:
+        """By accuracy: Acc_e, Acc_s, Acc_g and H0, where the list is a concept's file that has been drawn whole."""
+        found = {}
+        for measure in dict.fromkeys(name for name, _ in self.right):
+            its = {name: self.right.get((measure, part)) for name, part in PARTS.items()}
+            if all(its.values()):
+                means = {name: fmean(them) for name, them in its.items() if them}
+                found[measure] = {**means, "h0": h0(**means)}
+        return found
 
 
 def summarised(results: Iterable[dict]) -> list[Group]:

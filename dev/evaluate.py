@@ -1,0 +1,95 @@
+"""`python dev evaluate FOLDER`: the measures of docs/evaluation.md on pictures that are there already."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from dev.stages import DevError, say
+
+NEEDS = ("evaluate",)
+MEASURES = ("recognised", "probability_of_expected", "clip_score", "exposed")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `evaluate`."""
+    parser.add_argument("pictures", type=Path, help="a folder of pictures, all of one class or prompt")
+    parser.add_argument("--expected", metavar="CLASS", help="count the pictures of this class")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="among these (default: the ten of CIFAR-10)")
+    parser.add_argument("--prompt", default="", help="theirs, for CLIP scores")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="how far they are from these pictures")
+    parser.add_argument("--clip", type=Path, metavar="FILE",
+                        help="who looks: a CLIP model, as ViT-L-14.safetensors (default: the demo judges)")  # fmt: skip
+    parser.add_argument("--nudity", action="store_true", help="count what NudeNet detects")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all of it there, as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print, write."""
+    try:
+        report = measure(options)
+    except (ValueError, ImportError) as error:
+        raise DevError(str(error)) from error
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    from unguide_ops.metrics.tables import markdown
+
+    say(markdown([report["summary"]]))
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """`summary` and, where something is said of each picture, `pictures`."""
+    from dev.judge import Judge
+    from unguide_ops.metrics.clip import Clip
+    from unguide_ops.metrics.distance import clip_fid, fid
+    from unguide_ops.metrics.tables import means
+
+    clip = Clip(options.clip) if options.clip else None
+    readings = read(options, clip) if options.expected or options.prompt or options.nudity else []
+    rows = means(readings, ["expected"], MEASURES)
+    summary = {name: value for name, value in rows[0].items() if value not in (None, "")} if rows else {}
+    if options.real and clip:
+        summary["CLIP-FID"] = clip_fid(options.pictures, options.real, clip)
+    elif options.real:
+        judge = Judge()
+        summary["FID by a judge's features"] = fid(
+            options.pictures, options.real, lambda them: judge.features(demo_size(them))
+        )
+    if not summary:
+        raise DevError("nothing to measure: add --expected CLASS, --prompt with --clip, --nudity, or --real FOLDER.")
+    return {"summary": summary, "pictures": readings}
+
+
+def demo_size(pictures):
+    """uint8 pictures [B, 3, H, W] as the judges take them."""
+    from torch.nn.functional import interpolate
+
+    return interpolate(pictures.float() / 255, (64, 64), mode="bilinear", antialias=True)
+
+
+def read(options: argparse.Namespace, clip) -> list[dict]:
+    """What is said of each picture, by its file."""
+    from dev.judge import NONE, Panel
+    from unguide_ops.metrics import TEN
+    from unguide_ops.metrics.classifiers import Committee
+    from unguide_ops.metrics.clip import ZeroShot
+    from unguide_ops.metrics.evaluation import evaluate
+    from unguide_ops.metrics.pictures import batches, picture_files
+
+    classes = options.classes or list(TEN)
+    expected = options.expected or classes[0]
+    panel = Panel()
+    judges = Committee([judge.probabilities for judge in panel.judges], [*panel.names, NONE], 64)
+    classifier = ZeroShot(clip, classes) if clip else judges
+    files = picture_files(options.pictures)
+    if not files:
+        raise DevError(f"{options.pictures} holds no pictures: name a folder with PNG, JPEG or WebP files.")
+    readings: list[dict] = []
+    for batch in batches(files):
+        its = evaluate(batch, classifier, classes, expected, prompt=options.prompt, clip=clip, nudity=options.nudity)
+        readings += its["pictures"]
+    without = {"expected": "", "recognised": None, "probability_of_expected": None} if not options.expected else {}
+    return [{"file": file.name, **it, **without} for file, it in zip(files, readings, strict=True)]
