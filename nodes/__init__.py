@@ -4,6 +4,7 @@ from .calibrate import UnGuideCalibrate
 from .concept import UnGuideConcept
 from .demo_model import UnGuideDemoModel
 from .evaluate import UnGuideEvaluate
+from .importing import UnGuideImportLoRA
 from .lora import UnGuideLoadLoRA, UnGuideSaveLoRA
 from .probe import UnGuideStabilityProbe
 from .prompt_list import UnGuidePromptList
@@ -16,6 +17,7 @@ NODES = [
     UnGuideTrainLoRA,
     UnGuideSaveLoRA,
     UnGuideLoadLoRA,
+    UnGuideImportLoRA,
     UnGuideCalibrate,
     UnGuideStabilityProbe,
     UnGuidePromptList,

@@ -256,7 +256,7 @@ class UnGuidanceKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """The latent and the report."""
         courses: list[Course] = []
-        warnings = warnings_of(model, lora, gate["gate"], host.pixels(latent_image), cfg)
+        warnings = warnings_of(model, lora, gate["gate"], host.pixels(model, latent_image), cfg)
         guiding = guided(model, lora, courses.append, **gate)
         counter = host.EvaluationCounter()
         latent = host.ksample(

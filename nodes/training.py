@@ -48,14 +48,18 @@ CONTROLS = (
     ),
     _choice(
         "targets", targets.CHOICES, "Which layers the LoRA hangs on. Cross-attention keys and values for objects and "
-        "styles; all but cross-attention for nudity (the paper's choices). Automatic: what suits the model family.",
+        "styles; all but cross-attention for nudity (the paper's choices). Automatic: what suits the model family. "
+        "Custom: those that match `pattern`.",
     ),
     _float(
         "negative_guidance", 0.0, 100.0, 0.1, "How far the LoRA is pushed beyond the reference, away from the target "
         "(g in the paper, which takes 2). 0: it draws what the reference prompt draws, and sampling with w = -1 does "
         "the pushing.",
     ),
-    _float("start_guidance", 1.0, 100.0, 0.1, "cfg of the unfinished pictures that the LoRA is trained on."),
+    _float(
+        "start_guidance", 1.0, 100.0, 0.1, "cfg of the unfinished pictures that the LoRA is trained on. 1 for models "
+        "that are drawn without guidance (turbo, lightning); for Flux it is always 1.",
+    ),
     _int("steps", 2, 1000, "Steps of these pictures' schedule (the paper: 50)."),
     _int(
         "reuse", 1, 1000, "How many iterations one unfinished picture serves, at several of its noise levels. 1 is the "
@@ -125,6 +129,13 @@ class UnGuideTrainLoRA(io.ComfyNode):
                 ),
                 LoRASocket.Input("resume", optional=True, tooltip="A LoRA to go on with, in place of a fresh one."),
                 io.Vae.Input("vae", optional=True, tooltip="For a sharp grid; without it the grid is a rough preview."),
+                io.String.Input(
+                    "pattern",
+                    default=DEFAULT.pattern,
+                    optional=True,
+                    tooltip="With custom targets: a regular expression for the names of the layers, as attn2.to_[kv]$. "
+                    "For model families that UnGuide does not know.",
+                ),
             ],
             outputs=[
                 LoRASocket.Output(display_name="lora", tooltip="The trained concept LoRA."),
@@ -163,6 +174,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
         if grid_steps:
             grid, cost = showcase(model, lora, concept, latent, grid_steps, host.decoder(model, vae))
             watch.last_picture(grid)
+            lora.preview = grid[0].float().cpu()
         done = trained.report()
         host.say_on_node(f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}")
         rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}

@@ -24,7 +24,7 @@ from unguide.demo_model import load_demo_model  # noqa: E402
 from unguide.unguide_ops import host, settings, targets  # noqa: E402
 from unguide.unguide_ops.calibrate import calibrate  # noqa: E402
 from unguide.unguide_ops.concept import EncodedConcept, concept_from  # noqa: E402
-from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair  # noqa: E402
+from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair, Place  # noqa: E402
 from unguide.unguide_ops.training import train  # noqa: E402
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
@@ -65,12 +65,12 @@ def concept(clip):
 def lora(model, clip):
     """A LoRA of random pairs, strong enough to change every picture."""
     generator = torch.Generator().manual_seed(1)
-    names = host.file_names(model)
+    names = host.file_names(model, "kohya")
     pairs = {}
-    for path, linear in targets.select(model.model.diffusion_model, targets.CROSS_ATTENTION).items():
+    for path, linear in targets.select(model.model.diffusion_model, targets.CROSS_ATTENTION).linears.items():
         pair = LowRankPair.create(linear.in_features, linear.out_features, 2, 1.0, generator)
         pair.up = 0.2 * torch.randn(pair.up.shape, generator=generator)
-        pairs[names[path]] = pair
+        pairs[names[Place(path)]] = pair
     with torch.inference_mode():
         return ConceptLoRA(pairs, target_prompt=host.pack_conditioning(host.encode(clip, CAT)))
 

@@ -1,19 +1,30 @@
 """Files: what is written is read back, stock loaders read it, nothing half-written stays."""
 
+import dataclasses
 import json
 import os
+import platform
+from pathlib import Path
 
+import comfy.model_management
+import comfy.sd
+import comfy.utils
 import nodes
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
+from unguide.demo_model import load_demo_model
 from unguide.nodes.lora import UnGuideSaveLoRA
 from unguide.unguide_ops import files, host
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
+
+from dev.bench.two_copies import blend, relative_error
 
 PAIR = {"a.lora_down.weight": torch.ones(1, 3), "a.lora_up.weight": torch.ones(3, 1)}
 
@@ -46,6 +57,22 @@ def test_the_stock_loader_reads_it_and_draws_what_our_branch_draws_at_w_0(model,
     )
 
 
+def test_other_tools_find_what_they_show_and_nothing_about_the_machine(model, trained, tmp_path):
+    """modelspec for LoRA managers, kohya's fields for trainers' tools, a picture beside the file."""
+    trained = dataclasses.replace(trained, preview=torch.rand(40, 60, 3))
+    files.save_lora(tmp_path / "a" / "it.safetensors", trained)
+    files.save_lora(tmp_path / "b" / "it.safetensors", trained)
+    content = (tmp_path / "a" / "it.safetensors").read_bytes()
+    assert content == (tmp_path / "b" / "it.safetensors").read_bytes()
+    with safe_open(tmp_path / "a" / "it.safetensors", "pt") as file:
+        about = file.metadata()
+    assert about["modelspec.title"] == "UnGuide: a photo of the cat" and about["ss_network_dim"] == "4"
+    assert about["modelspec.resolution"] == "64x64" and about["ss_steps"] == "60"
+    assert Image.open(tmp_path / "a" / "it.preview.png").size == (60, 40)
+    told = {**about, "unguide": {**json.loads(about["unguide"]), "target_prompt": ""}}
+    assert not any(it in json.dumps(told) for it in (str(tmp_path), str(Path.home()), platform.node() + "."))
+
+
 def test_names_count_up_and_stay_in_the_loras_folder():
     first, _ = host.new_lora_path("unguide/count")
     first.parent.mkdir(parents=True, exist_ok=True)
@@ -59,12 +86,12 @@ def test_a_full_disk_is_told_with_what_to_do(lora, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left on device.*still in the cache"):
         UnGuideSaveLoRA.execute(lora, "unguide/full")
 
 
-@pytest.mark.parametrize("step", ["save_file", "replace"])
+@pytest.mark.parametrize("step", ["fdopen", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(lora, tmp_path, monkeypatch, step):
     path = tmp_path / "it.safetensors"
     files.save_lora(path, lora)
@@ -73,7 +100,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(lora, tmp_path,
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files if step == "save_file" else os, step, full)
+    monkeypatch.setattr(os, step, full)
     with pytest.raises(OSError, match="No space"):
         files.save_lora(path, ConceptLoRA({}))
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
@@ -94,8 +121,8 @@ def test_loras_made_elsewhere_are_read(tmp_path, lora):
     [
         ({"a.lora_down.weight": torch.ones(2, 3)}, {}, "no upper"),
         ({"a.lora_down.weight": torch.ones(2, 3), "a.lora_up.weight": torch.ones(3, 4)}, {}, "rank"),
-        ({"a.lora_mid.weight": torch.ones(2)}, {}, "a.lora_mid.weight"),
-        ({f"lora_te_{key}": value for key, value in PAIR.items()}, {}, "no low-rank pairs"),
+        ({"model.diffusion_model.out.2.weight": torch.ones(2)}, {}, "out.2.weight"),
+        ({f"lora_te_{key}": value for key, value in PAIR.items()}, {}, "nothing for the diffusion model"),
         (PAIR, {"unguide": "{"}, "Expecting"),
         (PAIR, {"unguide": "[1]"}, "list"),
         (PAIR, {"unguide": '{"concept": [1]}'}, "sequence"),
@@ -144,3 +171,70 @@ def test_damaged_bytes_give_a_lora_or_a_clear_error(tmp_path, data):
         assert isinstance(files.load_lora(path), ConceptLoRA)
     except ValueError as error:
         assert "it.safetensors" in str(error)
+
+
+# --- LoRAs of other kinds
+
+LINEAR = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+CONV = "lora_unet_down_blocks_0_resnets_0_conv1"
+NORM = "lora_unet_down_blocks_0_resnets_0_norm1"
+
+
+def kinds(model):
+    """A LoRA of every kind that the host can load, on a Linear or a convolution of the model."""
+    places = host.places(model)
+    weights = {
+        name: host.diffusion_model(model).get_submodule(places[name].path).weight for name in (LINEAR, CONV, NORM)
+    }
+    outputs, inputs = weights[LINEAR].shape
+    maps, channels, *kernel = weights[CONV].shape
+    generator = torch.Generator().manual_seed(3)
+
+    def some(*shape):
+        return 0.3 * torch.randn(*shape, generator=generator)
+
+    pair = {f"{LINEAR}.lora_down.weight": some(2, inputs), f"{LINEAR}.lora_up.weight": some(outputs, 2)}
+    loha = {f"{LINEAR}.hada_w{i}_{h}": some(*((outputs, 2) if h == "a" else (2, inputs))) for i in (1, 2) for h in "ab"}
+    return {
+        "LoCon": {f"{CONV}.lora_down.weight": some(2, channels, *kernel), f"{CONV}.lora_up.weight": some(maps, 2, 1, 1),
+                  f"{CONV}.alpha": torch.tensor(1.0), **pair},
+        "LoHa": loha,
+        "LoKr": {f"{LINEAR}.lokr_w1": some(2, 2), f"{LINEAR}.lokr_w2": some(outputs // 2, inputs // 2)},
+        "DoRA": {**pair, f"{LINEAR}.dora_scale": weights[LINEAR].norm(dim=0, keepdim=True) * 1.5},
+        "whole weights": {f"{LINEAR}.diff": some(outputs, inputs), f"{NORM}.w_norm": some(*weights[NORM].shape),
+                          f"{NORM}.b_norm": some(*weights[NORM].shape)},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["LoCon", "LoHa", "LoKr", "DoRA", "whole weights"])
+def test_any_lora_that_the_host_can_load_is_steered_with(model, clip, sample, tmp_path, kind):
+    """At w = 0 it is what the stock loader makes of the file; at w = -1 two copies; the model stays as it was."""
+    path = tmp_path / "it.safetensors"
+    save_file(kinds(model)[kind], path)
+    it = files.load_lora(path)
+    before, courses = sample(model), []
+
+    def ours(w):
+        return sample(unguide(model, it, SteeringSettings(w=w, sides="cond and uncond", eta=1.0), courses.append))
+
+    def merged(base):
+        return comfy.sd.load_lora_for_models(base, None, comfy.utils.load_torch_file(str(path)), 1.0, 0.0)[0]
+
+    stock = merged(model)
+    assert relative_error(ours(0.0), sample(stock)) < 1e-4 and relative_error(sample(stock), before) > 1e-3
+    other = merged(load_demo_model()[0])
+    comfy.model_management.load_models_gpu([other])
+    other.model.current_patcher = other
+    assert relative_error(ours(-1.0), sample(blend(model, (other, -1.0)))) < 1e-4
+    assert torch.equal(sample(model), before)
+    assert ("low-rank branch on 1 layers" in courses[0].path) == (kind == "LoCon")
+    assert "changed copies of" in courses[0].path and "(0.00 MiB)" not in courses[0].path
+    files.save_lora(tmp_path / "again.safetensors", it)
+    again = files.load_lora(tmp_path / "again.safetensors")
+    assert again.others.keys() == it.others.keys() and again.pairs.keys() == it.pairs.keys()
+
+
+def test_a_lora_of_another_model_is_refused_by_the_layer_that_is_not_there(model):
+    it = ConceptLoRA({}, others={"lora_unet_nowhere": {"diff": torch.ones(2)}})
+    with pytest.raises(ValueError, match="does not fit the model.*lora_unet_nowhere"):
+        unguide(model, it, SteeringSettings(w=0.0))

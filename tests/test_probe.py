@@ -25,7 +25,7 @@ def merged_with(lora, model):
     """A second diffusion model with the LoRA in its weights."""
     merged = load_demo_model()[0].model.diffusion_model
     for name, pair in lora.pairs.items():
-        merged.get_submodule(host.module_paths(model)[name]).weight.data += pair.alpha * pair.up @ pair.down
+        merged.get_submodule(host.places(model)[name].path).weight.data += pair.alpha * pair.up @ pair.down
     return merged
 
 

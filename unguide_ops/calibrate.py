@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from . import host
+from . import host, targets
 from .calibration import Calibration, Level
 from .concept import EncodedConcept, neutral_captions, spread
 from .lora import ConceptLoRA
@@ -35,6 +35,7 @@ def calibrate(
         lora, concept=it.model_dump(mode="json"), target_prompt=host.pack_conditioning(concept.conditioning(it.target))
     )
     prompts = [prompt for group in groups.values() for prompt in group]
+    cfg = targets.guidance(host.diffusion_model(model), cfg)
     walk = calibration_walk(STEPS, LEVELS, cfg, width, height)
     found = measure(model, lora, concept.conditioning, prompts, 1, seed, walk, response)
 

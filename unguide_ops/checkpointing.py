@@ -45,9 +45,17 @@ def _checkpointed(forward, branch: Branch):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         again = branch.on if branch.is_on else nullcontext
+
+        def on_copies(*args, **kwargs):  # a block may add to its input in place, and is to find it again
+            return forward(*map(_copy, args), **{name: _copy(it) for name, it in kwargs.items()})
+
         return checkpoint(
-            forward, *args, use_reentrant=False, preserve_rng_state=False,
+            on_copies, *args, use_reentrant=False, preserve_rng_state=False,
             context_fn=lambda: (nullcontext(), again()), **kwargs,
         )  # fmt: skip
 
     return compute_twice
+
+
+def _copy(it):
+    return it.clone() if isinstance(it, torch.Tensor) else it

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import host
+from . import host, targets
 from .branch import Branch
 from .concept import EncodedConcept
 from .lessons import Lessons, lessons_at, trajectory
@@ -50,7 +50,8 @@ class Course:
         settings, levels = self.settings, len(self.live.ddim_sigmas(self.settings.steps)) - 1
         stops = sorted(self.shuffled(levels)[: settings.batch_size * settings.reuse])
         noise = torch.randn(self.latent.shape, generator=self.generator)
-        target, guidance = self.concept.concept.target, settings.start_guidance
+        target = self.concept.concept.target
+        guidance = targets.guidance(self.live.diffusion_model, settings.start_guidance)
         path = trajectory(self.live, self.branch, noise, target, guidance, settings.steps, stops, self.watch.picture)
         latents, sigmas = zip(*path, strict=True)
         return torch.cat(latents), list(sigmas)

@@ -54,7 +54,8 @@ def trajectory(
 ) -> Iterator[tuple[torch.Tensor, float]]:
     """The latents z_t at these steps of a DDIM schedule, with their noise levels: the LoRA on, from pure noise.
 
-    `stops` are ascending; nothing is evaluated behind the last. `seen(x0)` is told what every step predicts.
+    `guidance` 1 asks for no neutral prediction. `stops` are ascending; nothing is evaluated behind the last. `seen(x0)`
+    is told what every step predicts.
     """
     sigmas = live.ddim_sigmas(steps)
     x = live.first_latents(sigmas[0], noise)
@@ -63,8 +64,8 @@ def trajectory(
             yield x, sigmas[step]
         if step < stops[-1]:
             with torch.no_grad(), branch.on():
-                cond, uncond = live.denoised(x, sigmas[step], target, NEUTRAL)
-            denoised = classifier_free_guidance(uncond, cond, guidance)
+                cond, *uncond = live.denoised(x, sigmas[step], *((target, NEUTRAL) if guidance != 1 else (target,)))
+            denoised = classifier_free_guidance(uncond[0], cond, guidance) if uncond else cond
             seen(denoised)
             x = ddim_step(x, denoised, sigmas[step], sigmas[step + 1])
 

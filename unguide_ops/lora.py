@@ -11,6 +11,25 @@ from torch.nn.functional import linear
 from .calibration import Calibration
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a pair acts: on a module of the diffusion model, or on some of its outputs only (a fused projection's)."""
+
+    path: str
+    first: int = 0
+    outputs: int | None = None  # None: all
+
+    def __str__(self) -> str:
+        if self.outputs is None:
+            return self.path
+        return f"{self.path}, outputs {self.first} to {self.first + self.outputs - 1}"
+
+    @property
+    def rows(self) -> slice:
+        """Of the module's weight."""
+        return slice(self.first, None if self.outputs is None else self.first + self.outputs)
+
+
 @dataclass
 class LowRankPair:
     """One Linear's low-rank change `y += alpha * up @ down @ x` (paper section 3; A = down^T, B = up^T).
@@ -42,6 +61,15 @@ class LowRankPair:
         """What the pair adds to the Linear's output: [..., in] -> [..., out], in x's dtype and on its device."""
         return linear(linear(x, self.down.to(x)), self.up.to(x)) * self.alpha
 
+    def narrowed(self, first: int, outputs: int) -> LowRankPair:
+        """The pair for these outputs alone."""
+        return LowRankPair(self.down, self.up[first : first + outputs], self.alpha)
+
+    def widened(self, first: int, outputs: int) -> LowRankPair:
+        """The pair among so many outputs, of which its own begin at `first`; nothing happens to the others."""
+        behind = outputs - first - self.up.shape[0]
+        return LowRankPair(self.down, torch.nn.functional.pad(self.up, (0, 0, first, behind)), self.alpha)
+
     def to(self, *args, **kwargs) -> LowRankPair:
         """A copy on another device or in another dtype, detached from any graph."""
         return LowRankPair(self.down.detach().to(*args, **kwargs), self.up.detach().to(*args, **kwargs), self.alpha)
@@ -51,7 +79,9 @@ class LowRankPair:
 class ConceptLoRA:
     """A concept LoRA: its pairs by their names in the file, and what it was trained on.
 
-    `concept` and `training` are JSON-like dicts, empty for a LoRA made elsewhere. `target_prompt` is the encoded
+    `others` holds what no pair can carry, of LoRAs of other kinds made elsewhere (convolutions, LoHa, LoKr, DoRA, whole
+    weights): the file's tensors by layer and then by suffix. `concept` and `training` are JSON-like dicts,
+    empty for a LoRA made elsewhere. `target_prompt` is the encoded
     target prompt as {"cross_attn": [1, tokens, width], ...}, with which the gate compares; `calibration` what is known
     of its scores.
     """
@@ -61,13 +91,18 @@ class ConceptLoRA:
     training: dict = field(default_factory=dict)
     target_prompt: dict[str, torch.Tensor] = field(default_factory=dict)
     calibration: Calibration | None = None
+    others: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    preview: torch.Tensor | None = None  # [H, W, 3], what it does in a picture; kept beside its file
 
     @property
     def is_zero(self) -> bool:
         """True when no pair changes anything, as right after creation."""
-        return not any(pair.up.any() and pair.down.any() and pair.alpha for pair in self.pairs.values())
+        acts = (bool(pair.up.any() and pair.down.any() and pair.alpha) for pair in self.pairs.values())
+        return not self.others and not any(acts)
 
     @property
     def is_finite(self) -> bool:
         """True when every weight is a number."""
-        return all(pair.up.isfinite().all() and pair.down.isfinite().all() for pair in self.pairs.values())
+        tensors = [it for pair in self.pairs.values() for it in (pair.up, pair.down)]
+        tensors += [it for its in self.others.values() for it in its.values()]
+        return all(bool(it.isfinite().all()) for it in tensors)

@@ -8,10 +8,11 @@ from statistics import fmean, pstdev
 
 import torch
 
-from . import gate, host
+from . import gate, host, targets
 from .branch import Branch
 from .calibration import Calibration
 from .concept import NEUTRAL
+from .fitting import branch_of
 from .lora import ConceptLoRA
 from .objective import classifier_free_guidance, ddim_step
 
@@ -106,7 +107,8 @@ def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], sett
         return calibration.judge(course, settings.false_positive_rate)
 
     readings = found.readings(prompts, verdict)
-    warnings = calibration.misfits(host.fingerprint(model), (settings.width, settings.height), settings.cfg)
+    cfg = targets.guidance(host.diffusion_model(model), settings.cfg)
+    warnings = calibration.misfits(host.fingerprint(model), (settings.width, settings.height), cfg)
     return Probe(settings.mode, readings, sigmas, found.evaluations, warnings)
 
 
@@ -120,7 +122,8 @@ def calibration_of(lora: ConceptLoRA, otherwise: str) -> Calibration:
 
 
 def _probe_as_in_the_paper(model, lora, encode: Encode, prompts: list[str], settings: ProbeSettings) -> Probe:
-    walk = Walk(settings.steps, (settings.probe_steps,), settings.cfg, settings.width, settings.height)
+    cfg = targets.guidance(host.diffusion_model(model), settings.cfg)
+    walk = Walk(settings.steps, (settings.probe_steps,), cfg, settings.width, settings.height)
     found = measure(model, lora, encode, [*prompts, NEUTRAL], settings.seeds, settings.seed, walk, change_norm)
     neutral = fmean(score for (score,) in found.scores[NEUTRAL])
     readings = found.readings(prompts, lambda scores: gate.Verdict(fmean(score for (score,) in scores), neutral))
@@ -172,13 +175,14 @@ class Walk:
         x = live.first_latents(sigmas[0], noise)
         for step in range(self.stops[-1] + 1):
             more = step < self.stops[-1]
-            rows, prompts = (torch.cat([x, x]), [*asked, *[NEUTRAL] * number]) if more else (x, asked)
+            guided = more and self.cfg != 1
+            rows, prompts = (torch.cat([x, x]), [*asked, *[NEUTRAL] * number]) if guided else (x, asked)
             e = live.row_predictions(rows, x.new_full((len(rows),), sigmas[step]), prompts)
             if step in self.stops:
                 scores.append(look(live, branch, x, sigmas[step], asked, e[:number]))
             if more:
-                guided = classifier_free_guidance(e[number:], e[:number], self.cfg)
-                x = ddim_step(x, x - sigmas[step] * guided, sigmas[step], sigmas[step + 1])
+                e = classifier_free_guidance(e[number:], e[:number], self.cfg) if guided else e
+                x = ddim_step(x, x - sigmas[step] * e, sigmas[step], sigmas[step + 1])
             done(step)
         return torch.stack(scores, 1)
 
@@ -205,7 +209,7 @@ def measure(
     model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], seeds: int, seed: int, walk: Walk, look: Look
 ) -> Measured:
     """The score of each prompt under each noise, at every stop of the walk, in batches of what fits in memory."""
-    branch, counter = Branch.of(lora, host.module_paths(model)), host.EvaluationCounter()
+    branch, counter = branch_of(model, lora), host.EvaluationCounter()
     counted = counter.watch(model)
     latent = host.empty_latent(model, walk.width, walk.height)
     noises = [host.noise_like(latent, seed + i) for i in range(seeds)]

@@ -41,6 +41,7 @@ class TrainingSettings:
     train_synonyms: bool = True  # erase the synonyms as well, by turns
     retain_weight: float = 3.0  # of the mean retain loss
     retain_prompts: int = 1  # prompts that must stay as they are, for each latent
+    pattern: str = ""  # of the target layers' names, with custom targets
     checkpointing: bool = False  # compute activations twice instead of keeping them
     early_stop: bool = False
 

@@ -7,6 +7,7 @@ import torch
 from . import figures, host
 from .branch import Branch
 from .concept import NEUTRAL, EncodedConcept, spread
+from .fitting import branch_of
 from .guidance import blend
 from .lora import ConceptLoRA
 from .objective import classifier_free_guidance, ddim_step
@@ -24,7 +25,7 @@ def showcase(model, lora: ConceptLoRA, concept: EncodedConcept, latent: torch.Te
     """
     erased, kept = concept.concept.erased[:ERASED], spread(concept.concept.kept, KEPT)
     prompts = [*erased, *kept]
-    branch, counter = Branch.of(lora, host.module_paths(model)), host.EvaluationCounter()
+    branch, counter = branch_of(model, lora), host.EvaluationCounter()
     noise = host.noise_like(latent, 0)
 
     def body(live: host.LiveModel) -> list[torch.Tensor]:

@@ -55,6 +55,7 @@ class Course:
     lora_steps: list[int] = field(default_factory=list)
     evaluations: int = 0
     plain_evaluations: int = 0  # what plain sampling takes
+    path: str = ""  # by which the LoRA acts
 
     def report(self) -> dict:
         """JSON-like."""
@@ -62,6 +63,7 @@ class Course:
             "evaluations": self.evaluations,
             "plain_evaluations": self.plain_evaluations,
             "lora_steps": self.lora_steps,
+            "path": self.path,
             "decisions": [it.report() for it in self.decisions],
         }
 
@@ -169,8 +171,9 @@ class Steered:
     def _check(self, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """The no-effect guard, once a run: an error where something keeps the LoRA from acting on a prediction."""
         if not self._checked and (not self.branch.calls or (pairs and all(torch.equal(b, e) for b, e in pairs))):
+            some = ", ".join(map(str, list(self.branch.pairs)[:2]))
             raise RuntimeError(
-                f"The concept LoRA had no effect on its layers ({', '.join(list(self.branch.pairs)[:2])}, ...): "
+                f"The concept LoRA had no effect on its layers ({some}, ...): "
                 f"something else on this MODEL replaces or fuses them. Connect UnGuidance to the model before such a "
                 f"patch, or leave that patch out."
             )

@@ -1,4 +1,4 @@
-"""Which Linears a concept LoRA hangs on, per model family (paper section 3). Pure torch."""
+"""Which Linears a concept LoRA hangs on, per model family (paper section 3): where the text enters. Pure torch."""
 
 from __future__ import annotations
 
@@ -10,59 +10,156 @@ import torch
 
 CROSS_ATTENTION = "cross-attention k/v"
 ALL_BUT_CROSS_ATTENTION = "all but cross-attention"
-AUTOMATIC = "automatic"
-CHOICES = (AUTOMATIC, CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION)
-READS_TEXT = r"\.attn2\.to_[kv]$"
-"""Layers whose input is the encoded prompt itself."""
+AUTOMATIC, CUSTOM = "automatic", "custom"
+CHOICES = (AUTOMATIC, CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION, CUSTOM)
+
+Part = tuple[int, int]
+"""The first and the number of parts, as (1, 2) of 3: k and v of a Linear that makes q, k and v at once."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A model family, known by a pattern of its layer names, with one pattern of target names per choice.
+    """A model family, known by a pattern of its layer names.
 
-    "automatic" is the first.
+    `text` are the layers through which the picture reads the prompt: k and v of cross-attention, or of the text's side
+    of a joint attention. `part` of `of` parts of their outputs are k and v, where others are made by the same Linear.
+    `picture` are those that never see the prompt alone. Layers that match `reads_prompt` are given the encoded prompt
+    itself. `naming` is how loaders expect its LoRA files (`host.file_names`). `distilled`: it makes guided predictions
+    by itself, and is not to be guided.
     """
 
     name: str
     known_by: str
-    targets: dict[str, str]
+    text: str
+    picture: str
+    part: Part = (0, 1)
+    of: int = 1
+    reads_prompt: str = r"(?!)"
+    naming: str = "diffusion_model"
+    distilled: bool = False
 
 
 FAMILIES = (
-    Family(
-        "Stable Diffusion UNet",
-        known_by=r"input_blocks\.\d+\.1\.transformer_blocks\.\d+\.attn2\.to_k$",
-        targets={
-            CROSS_ATTENTION: READS_TEXT,
-            ALL_BUT_CROSS_ATTENTION: r"^(?!out\.)(?!.*(attn2|time_embed))",
-        },
-    ),
-)
+    Family("Stable Diffusion UNet (1.x, 2.x, XL)", r"input_blocks\.\d+\.1\.transformer_blocks\.\d+\.attn2\.to_k$",
+           text=r"\.attn2\.to_[kv]$", picture=r"^(?!out\.)(?!.*(attn2|time_embed))",
+           reads_prompt=r"\.attn2\.to_[kv]$", naming="kohya"),
+    Family("Stable Diffusion 3", r"^joint_blocks\.0\.context_block\.attn\.qkv$",
+           text=r"\.context_block\.attn\.qkv$", part=(1, 2), of=3,
+           picture=r"^joint_blocks\.\d+\.x_block\.(attn2?|mlp)\.", naming="transformer"),
+    Family("Chroma", r"^distilled_guidance_layer\.",
+           text=r"^double_blocks\.\d+\.txt_attn\.qkv$", part=(1, 2), of=3,
+           picture=r"^(double_blocks\.\d+\.img_(attn|mlp)|single_blocks\.\d+\.linear)", naming="kohya"),
+    Family("Flux 2", r"^double_stream_modulation_txt\.",
+           text=r"^double_blocks\.\d+\.txt_attn\.qkv$", part=(1, 2), of=3,
+           picture=r"^(double_blocks\.\d+\.img_(attn|mlp)|single_blocks\.\d+\.linear)", distilled=True),
+    Family("Flux", r"^double_blocks\.0\.txt_attn\.qkv$",
+           text=r"^double_blocks\.\d+\.txt_attn\.qkv$", part=(1, 2), of=3,
+           picture=r"^(double_blocks\.\d+\.img_(attn|mlp)|single_blocks\.\d+\.linear)", naming="kohya", distilled=True),
+    Family("AuraFlow", r"^double_layers\.0\.attn\.w1k$",
+           text=r"^double_layers\.\d+\.attn\.w1[kv]$",
+           picture=r"^(double_layers\.\d+\.(attn\.w2|mlpX)|single_layers\.\d+\.(attn|mlp))", naming="transformer"),
+    Family("PixArt", r"^blocks\.0\.cross_attn\.kv_linear$",
+           text=r"^blocks\.\d+\.cross_attn\.kv_linear$", picture=r"^blocks\.\d+\.(attn|mlp)\.", naming="transformer"),
+    Family("Hunyuan-DiT", r"^blocks\.0\.attn2\.kv_proj$",
+           text=r"^blocks\.\d+\.attn2\.kv_proj$", picture=r"^blocks\.\d+\.(attn1|mlp)\."),
+    Family("Lumina 2, Z-Image", r"^context_refiner\.0\.attention\.qkv$",  # one stream: only these see text alone
+           text=r"^(cap_embedder\.1|context_refiner\.\d+\.attention\.qkv)$",
+           picture=r"^(layers|noise_refiner)\.\d+\.(attention|feed_forward)\."),
+    Family("Qwen-Image", r"^transformer_blocks\.0\.attn\.add_k_proj$",
+           text=r"^transformer_blocks\.\d+\.attn\.add_[kv]_proj$",
+           picture=r"^transformer_blocks\.\d+\.(attn\.to_|img_mlp)"),
+    Family("HiDream", r"^double_stream_blocks\.0\.block\.attn1\.to_k_t$",
+           text=r"^double_stream_blocks\.\d+\.block\.attn1\.to_[kv]_t$",
+           picture=r"^(double_stream_blocks\.\d+\.block\.(attn1\.to_[a-z]+$|ff_i)|single_stream_blocks\.\d+\.block\.(attn1|ff_i))"),
+    Family("Wan", r"^blocks\.0\.cross_attn\.k$",
+           text=r"^blocks\.\d+\.cross_attn\.[kv]$", picture=r"^blocks\.\d+\.(self_attn|ffn)\."),
+    Family("Cosmos-Predict2", r"^blocks\.0\.cross_attn\.k_proj$",
+           text=r"^blocks\.\d+\.cross_attn\.[kv]_proj$", picture=r"^blocks\.\d+\.(self_attn|mlp)\.",
+           reads_prompt=r"\.cross_attn\.[kv]_proj$"),
+)  # fmt: skip
+"""The first that fits is it."""
 
 
-def select(model: torch.nn.Module, choice: str) -> dict[str, torch.nn.Linear]:
-    """The target Linears of a diffusion model by module path, in the model's own order.
+@dataclass(frozen=True)
+class Selection:
+    """Target Linears by module path, in the model's own order; `part` of each `of` parts of their outputs."""
 
-    Linears are told by their attributes, since hosts bring classes of their own. Raises ValueError for a model whose
-    family is not in the table.
+    linears: dict[str, torch.nn.Linear]
+    part: Part = (0, 1)
+    of: int = 1
+    reads_prompt: str = r"(?!)"
+    naming: str = "diffusion_model"
+
+    def rows(self, path: str) -> tuple[int, int]:
+        """The outputs (first, number) of a Linear that a LoRA may change."""
+        outputs = self.linears[path].out_features
+        first, number = self.part
+        return outputs * first // self.of, outputs * number // self.of
+
+    def reads_the_prompt(self, path: str) -> bool:
+        """Whether the Linear is given the encoded prompt itself."""
+        return re.search(self.reads_prompt, path) is not None
+
+
+def select(model: torch.nn.Module, choice: str, pattern: str = "") -> Selection:
+    """The target Linears of a diffusion model.
+
+    CUSTOM are those whose module path matches the regular expression `pattern`, on models of any family. Raises
+    ValueError for another choice on a model whose family is not in the table, and when nothing is left to train.
     """
-    linears = {
+    linears = _linears(model)
+    family = family_of(model)
+    if choice == CUSTOM:
+        chosen = {path: it for path, it in linears.items() if pattern and _search(pattern, path)}
+        if not chosen:
+            raise ValueError(
+                f"`pattern` is {pattern!r}, and none of the model's {len(linears)} Linears matches it: their names are "
+                f"such as {', '.join(repr(it) for it in _examples(linears))}."
+            )
+        return Selection(chosen, naming=family.naming) if family else Selection(chosen)
+    if choice not in CHOICES:
+        raise ValueError(f"`targets` is {choice!r}: use one of {', '.join(map(repr, CHOICES))}.")
+    if family is None:
+        raise ValueError(
+            f"This model ({type(model).__name__}) is of a family that UnGuide does not know: use one of "
+            f"{', '.join(it.name for it in FAMILIES)}, or set `targets` to {CUSTOM!r} and `pattern` to a regular "
+            f"expression for the layers that read the prompt, such as {_examples(linears)[0]!r}."
+        )
+    if choice == ALL_BUT_CROSS_ATTENTION:
+        chosen = {path: it for path, it in linears.items() if re.search(family.picture, path)}
+        return Selection(chosen, naming=family.naming)
+    chosen = {path: it for path, it in linears.items() if re.search(family.text, path)}
+    return Selection(chosen, family.part, family.of, family.reads_prompt, family.naming)
+
+
+def family_of(model: torch.nn.Module) -> Family | None:
+    """The family of a diffusion model, None for an unknown one."""
+    paths = list(_linears(model))
+    return next((it for it in FAMILIES if any(re.search(it.known_by, path) for path in paths)), None)
+
+
+def guidance(model: torch.nn.Module, cfg: float) -> float:
+    """The classifier-free guidance that a diffusion model is to be drawn with: `cfg`, but 1 if it is distilled."""
+    family = family_of(model)
+    return 1.0 if family and family.distilled else cfg
+
+
+def _linears(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    """Told by their attributes, since hosts bring classes of their own."""
+    return {
         name: cast(torch.nn.Linear, module)
         for name, module in model.named_modules()
         if isinstance(getattr(module, "in_features", None), int) and hasattr(module, "out_features")
     }
-    family = next((f for f in FAMILIES if any(re.search(f.known_by, name) for name in linears)), None)
-    if family is None:
-        raise ValueError(
-            f"This model ({type(model).__name__}) is of a family that UnGuide cannot train yet: "
-            f"use one of {', '.join(f.name for f in FAMILIES)}."
-        )
-    if choice not in CHOICES:
-        raise ValueError(f"`targets` is {choice!r}: use one of {', '.join(map(repr, CHOICES))}.")
-    pattern = next(iter(family.targets.values())) if choice == AUTOMATIC else family.targets[choice]
-    return {name: module for name, module in linears.items() if re.search(pattern, name)}
 
 
-def reads_text(path: str) -> bool:
-    """Whether the Linear with this module path is given the encoded prompt."""
-    return re.search(READS_TEXT, path) is not None
+def _search(pattern: str, path: str) -> re.Match | None:
+    try:
+        return re.search(pattern, path)
+    except re.error as error:
+        raise ValueError(f"`pattern` is {pattern!r}, which is no regular expression: {error}.") from None
+
+
+def _examples(linears: dict) -> list[str]:
+    attention = [path for path in linears if "attn" in path or "attention" in path]
+    return [*attention, *linears, "(none)"][:3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,7 +16,7 @@ from .concept import EncodedConcept
 from .course import Course
 from .initialisation import concept_directions, loudness
 from .lessons import Lessons
-from .lora import ConceptLoRA, LowRankPair
+from .lora import ConceptLoRA, LowRankPair, Place
 from .monitor import Monitor
 from .objective import row_losses
 from .settings import CONCEPT_DIRECTIONS, TrainingSettings
@@ -64,18 +65,24 @@ def train(
     number.
     """
     latent = host.empty_latent(model, settings.width, settings.height)
-    names, paths = host.file_names(model), host.module_paths(model)
     counter, monitor = host.EvaluationCounter(), Monitor()
     began = time.monotonic()
 
     def body(live: host.LiveModel) -> tuple[dict[str, LowRankPair], str]:
         generator = torch.Generator().manual_seed(settings.seed)
-        linears = targets.select(live.diffusion_model, settings.targets)
-        host.check_trainable(linears)
+        selection = targets.select(live.diffusion_model, settings.targets, settings.pattern)
+        host.check_trainable(selection.linears)
+        sites = training_sites(selection, host.file_names(model, selection.naming))
         if resume is None:
-            pairs = create_pairs(linears, concept, settings, generator)
+            pairs = create_pairs(selection, sites, concept, settings, generator)
         else:
-            pairs = resumed_pairs(linears, {paths.get(name, name): it for name, it in resume.pairs.items()}, settings)
+            if resume.others:
+                raise ValueError(
+                    "The LoRA to resume has parts of other kinds than low-rank pairs, which are not trained "
+                    "here: leave `resume` unconnected."
+                )
+            places = host.places(model)
+            pairs = resumed_pairs(sites, {places[name]: it for name, it in resume.pairs.items()}, settings)
         for pair in pairs.values():
             pair.down, pair.up = (
                 t.clone().to(live.device, torch.float32).requires_grad_() for t in (pair.down, pair.up)
@@ -85,48 +92,93 @@ def train(
         course = Course(live, branch, concept, settings, latent, generator, watch or host.Watch(), rows)
         with branch.attached(live.diffusion_model), checkpointed(live.diffusion_model, branch, settings.checkpointing):
             stopped = optimise(course, monitor)
-        return {names[path]: pair.to("cpu") for path, pair in pairs.items()}, stopped
+        return {sites[place].name: sites[place].widened(pair.to("cpu")) for place, pair in pairs.items()}, stopped
 
     pairs, stopped = host.session(counter.watch(model), concept.prompts, latent, body, trainable=True)
     before = int(resume.training.get("iterations_done", 0)) if resume else 0
     lora = ConceptLoRA(
         pairs,
         concept.concept.model_dump(mode="json"),
-        {**asdict(settings), "iterations_done": before + len(monitor.history), "resumed": resume is not None},
+                {**asdict(settings), "base_model": host.base_model(model), "resumed": resume is not None,
+         "iterations_done": before + len(monitor.history)},
         host.pack_conditioning(concept.prompts[concept.concept.target]),
-    )
+    )  # fmt: skip
     return Training(lora, monitor, counter.count, time.monotonic() - began, stopped)
 
 
-def create_pairs(linears, concept: EncodedConcept, settings: TrainingSettings, generator: torch.Generator):
-    """A fresh pair for every target Linear, by module path; those that read the text look at the concept."""
-    pairs = {
-        path: LowRankPair.create(linear.in_features, linear.out_features, settings.rank, settings.alpha, generator)
-        for path, linear in linears.items()
-    }
+@dataclass(frozen=True)
+class Site:
+    """What a pair in training becomes in the file: `name` at `place`, with `outputs`, its own from `first` on."""
+
+    name: str
+    place: Place
+    first: int
+    outputs: int
+    trained: int
+
+    def widened(self, pair: LowRankPair) -> LowRankPair:
+        """The pair in training as the file's."""
+        return pair if self.trained == self.outputs else pair.widened(self.first, self.outputs)
+
+    def narrowed(self, pair: LowRankPair) -> LowRankPair:
+        """The file's as the one in training."""
+        return pair if self.trained == self.outputs else pair.narrowed(self.first, self.trained)
+
+
+def training_sites(selection: targets.Selection, names: dict[Place, str]) -> dict[Place, Site]:
+    """Where pairs hang in training, and what each becomes: the selected outputs of every place that has a name."""
+    sites = {}
+    for place, name in names.items():
+        if place.path not in selection.linears:
+            continue
+        all_of_them = selection.linears[place.path].out_features
+        outputs = place.outputs or all_of_them
+        first, number = selection.rows(place.path)
+        start, stop = max(first, place.first), min(first + number, place.first + outputs)
+        if start < stop:
+            at = Place(place.path) if stop - start == all_of_them else Place(place.path, start, stop - start)
+            sites[at] = Site(name, place, start - place.first, outputs, stop - start)
+    order = list(selection.linears)
+    return dict(sorted(sites.items(), key=lambda it: (order.index(it[0].path), it[0].first)))
+
+
+def create_pairs(
+    selection: targets.Selection, sites: Iterable[Place], concept: EncodedConcept, settings: TrainingSettings,
+    generator: torch.Generator,
+) -> dict[Place, LowRankPair]:  # fmt: skip
+    """A fresh pair at every site; those that read the prompt look at the concept."""
+    linears, pairs = selection.linears, {}
+    for place in sites:
+        linear = linears[place.path]
+        outputs = place.outputs or linear.out_features
+        pairs[place] = LowRankPair.create(linear.in_features, outputs, settings.rank, settings.alpha, generator)
     if settings.initialisation == CONCEPT_DIRECTIONS:
         it = concept.concept
         meant, kept = (torch.cat([concept.tokens(prompt) for prompt in some])
                        for some in (settings.erased(it), (*it.retained, it.reference)))  # fmt: skip
         directions = concept_directions(meant, kept, settings.rank, settings.ridge)
-        for path, pair in pairs.items():
-            if targets.reads_text(path):
-                pair.alpha *= loudness(host.layer_outputs(linears[path], meant), meant, directions)
+        for place, pair in pairs.items():
+            linear = linears[place.path]
+            if selection.reads_the_prompt(place.path):
+                said = host.layer_outputs(linear, meant)[:, place.rows]
+                pair.alpha *= loudness(said, meant, directions)
                 pair.down = directions.clone()
             else:  # random rows, as loud: their response to any input is N(0, 1) times its length
-                pair.alpha *= host.weight_of(linears[path]).square().mean().sqrt().item()
+                pair.alpha *= host.weight_of(linear)[place.rows].square().mean().sqrt().item()
                 pair.down *= settings.rank**0.5
     return pairs
 
 
-def resumed_pairs(linears, pairs: dict[str, LowRankPair], settings: TrainingSettings) -> dict[str, LowRankPair]:
+def resumed_pairs(
+    sites: Mapping[Place, Site], pairs: Mapping[Place, LowRankPair], settings: TrainingSettings
+) -> dict[Place, LowRankPair]:
     """The pairs to go on with. Raises ValueError when they hang on other layers than the settings say."""
-    if set(pairs) != set(linears):
+    if set(pairs) != {site.place for site in sites.values()}:
         raise ValueError(
             f"The LoRA to resume hangs on {len(pairs)} layers, but `targets` = {settings.targets!r} means "
-            f"{len(linears)}: choose the `targets` that it was trained with, or leave `resume` unconnected."
+            f"{len(sites)}: choose the `targets` that it was trained with, or leave `resume` unconnected."
         )
-    return {path: pairs[path].to("cpu", torch.float32) for path in linears}
+    return {at: site.narrowed(pairs[site.place].to("cpu", torch.float32)) for at, site in sites.items()}
 
 
 def optimise(course: Course, monitor: Monitor) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from . import host
 from .branch import Branch
+from .fitting import branch_of
 from .guidance import combine
 from .lora import ConceptLoRA
 from .probe import calibration_of
@@ -36,7 +37,7 @@ def unguide(model, lora: ConceptLoRA, settings: SteeringSettings, told: Callable
     what is no number, or has no calibration where one is needed.
     """
     _check(lora, settings)
-    concept = Concept(Branch.of(lora, host.module_paths(model)), lora, settings, told)
+    concept = Concept(branch_of(model, lora), lora, settings, told)
     return host.steer(model, concept, _around)
 
 
@@ -68,6 +69,7 @@ def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[
                 "'linked' with UnGuide Stability Probe, or to 'always erase'."
             )
         it.course.evaluations, it.course.plain_evaluations = run.evaluations, run.plain_evaluations
+        it.course.path = it.branch.path()
         concept.told(it.course)
 
 

@@ -105,6 +105,7 @@ def soft_prompt(it, latents: torch.Tensor, against=None) -> list:
     """
     from unguide.unguide_ops import gate, host
     from unguide.unguide_ops.branch import Branch
+    from unguide.unguide_ops.fitting import branch_of
     from unguide.unguide_ops.probe import TARGET, ProbeSettings
 
     levels = it.model.get_model_object("model_sampling")
@@ -114,7 +115,7 @@ def soft_prompt(it, latents: torch.Tensor, against=None) -> list:
     if against:
         prompts[TARGET] = host.unpack_conditioning(against.target_prompt)
         allowed = MARGIN * against.calibration.threshold(first, ProbeSettings.false_positive_rate)
-    branch = Branch.of(against, host.module_paths(it.model)) if against else Branch({})
+    branch = branch_of(it.model, against) if against else Branch({})
     generator = torch.Generator().manual_seed(SEED)
 
     def body(live) -> torch.Tensor:

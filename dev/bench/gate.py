@@ -63,10 +63,10 @@ def look(folder: Path, words: dict, name: str) -> dict:
             loras[profile] = calibrate(it.model, trained.lora, encoded, SIZE, SIZE)[0]
         prompts = list(parts)
         few = [p for p, (part, split) in parts.items() if split == "test" and part not in ("preserved", "captions")]
-        paths = host.module_paths(it.model)
+        places = host.places(it.model)
         found: dict = {"parts": parts}
         for profile, lora in loras.items():
-            linears = {n: it.model.model.diffusion_model.get_submodule(paths[n]) for n in lora.pairs}
+            linears = {n: it.model.model.diffusion_model.get_submodule(places[n].path) for n in lora.pairs}
             texts = of_texts(
                 linears, lora, encode, concept.target, list(concept.erased[1:]), list(concept.kept), prompts
             )

@@ -59,17 +59,17 @@ def full_size_stage(side: int):
     """The stage of `ways` with that UNet, latents of side x side, a random LoRA and a gate that takes the target."""
     from unguide.unguide_ops import host, targets
     from unguide.unguide_ops.calibration import Calibration, Level
-    from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
+    from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair, Place
 
     from dev.bench.ways import ERASED, UNRELATED, Stage
 
     torch.manual_seed(0)
     model = new_stable_diffusion()
-    names, generator, pairs = host.file_names(model), torch.Generator().manual_seed(0), {}
-    for path, linear in targets.select(model.model.diffusion_model, targets.CROSS_ATTENTION).items():
+    names, generator, pairs = host.file_names(model, "kohya"), torch.Generator().manual_seed(0), {}
+    for path, linear in targets.select(host.diffusion_model(model), targets.CROSS_ATTENTION).linears.items():
         pair = LowRankPair.create(linear.in_features, linear.out_features, 4, 1.0, generator)
         pair.up = 0.01 * torch.randn(pair.up.shape, generator=generator)
-        pairs[names[path]] = pair
+        pairs[names[Place(path)]] = pair
     target = torch.randn(1, 77, 768)
     prompts = {ERASED: [[target, {}]], UNRELATED: [[-target, {}]], "": [[torch.zeros(1, 77, 768), {}]]}
     level = Level(sigma=14.6, neutral=(0.0, 0.01, 0.02), preserved=(), target=(1.0,))

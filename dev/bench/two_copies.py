@@ -13,9 +13,10 @@ def merge(copy, lora):
     from unguide.unguide_ops import host
 
     comfy.model_management.load_models_gpu([copy])
-    paths = host.module_paths(copy)
+    places = host.places(copy)
     for name, pair in lora.pairs.items():
-        copy.model.diffusion_model.get_submodule(paths[name]).weight.data += pair.alpha * pair.up @ pair.down
+        weight = copy.model.diffusion_model.get_submodule(places[name].path).weight
+        weight.data[places[name].rows] += (pair.alpha * pair.up @ pair.down).to(weight)
     copy.model.current_patcher = copy
     return copy
 

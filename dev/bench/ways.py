@@ -78,8 +78,9 @@ def weight_swap(it: Stage, prompt: str, steps: int, batch: int):
     from comfy.patcher_extension import WrappersMP
     from unguide.unguide_ops import host
 
-    paths = host.module_paths(it.model)
-    linears = [(it.model.model.diffusion_model.get_submodule(paths[n]), pair) for n, pair in it.lora.pairs.items()]
+    places = host.places(it.model)
+    network = host.diffusion_model(it.model)
+    linears = [(network.get_submodule(places[n].path), pair) for n, pair in it.lora.pairs.items()]
 
     def around_prediction(executor, *args):
         base = executor(*args)

@@ -2,17 +2,28 @@
 
 from .conditioning import Conditioning, encode, pack_conditioning, unpack_conditioning
 from .folders import clip_files, clip_path, input_files, input_path, lora_files, lora_path, new_lora_path
-from .layers import check_trainable, file_names, fingerprint, layer_outputs, module_paths, weight_of
+from .layers import (
+    base_model,
+    check_trainable,
+    diffusion_model,
+    file_names,
+    fingerprint,
+    layer_outputs,
+    places,
+    weight_of,
+)
 from .live import LiveModel, empty_latent, noise_like, pixels, session
 from .memory import at_the_device, rows_that_fit, rows_to_train
+from .patching import weight_changes
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
 from .watching import Interrupted, Watch, decoder, say_on_node
 from .wrappers import Call, EvaluationCounter, Run, RunAgain, steer
 
 __all__ = [
     "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "Run",
-    "RunAgain", "Watch", "at_the_device", "cfg_guider", "check_trainable", "clip_files", "clip_path", "decoder",
-    "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path", "ksample", "layer_outputs",
-    "lora_files", "lora_path", "module_paths", "new_lora_path", "noise_like", "pack_conditioning", "pixels",
-    "rows_that_fit", "rows_to_train", "say_on_node", "session", "steer", "unpack_conditioning", "weight_of",
+    "RunAgain", "Watch", "at_the_device", "base_model", "cfg_guider", "check_trainable", "clip_files", "clip_path",
+    "decoder", "diffusion_model", "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path",
+    "ksample", "layer_outputs", "lora_files", "lora_path", "new_lora_path", "noise_like", "pack_conditioning",
+    "pixels", "places", "rows_that_fit", "rows_to_train", "say_on_node", "session", "steer",
+    "unpack_conditioning", "weight_changes", "weight_of",
 ]  # fmt: skip

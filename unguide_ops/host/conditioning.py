@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+WHERE = {"mask", "strength", "start_percent", "end_percent", "concat_latent_image", "concat_mask"}
 Conditioning = list  # the host's CONDITIONING: [[cross-attention tensor [B, tokens, width], {"pooled_output": ...}]]
 
 
@@ -17,13 +18,15 @@ def encode(clip, prompt: str) -> Conditioning:
 
 
 def pack_conditioning(conditioning: Conditioning) -> dict[str, torch.Tensor]:
-    """The tensors of a prompt, in half precision, for keeping in a file."""
+    """The tensors and numbers of a prompt, in half precision, for keeping in a file: what it says, not where."""
     cross_attn, extras = conditioning[0]
-    tensors = {"cross_attn": cross_attn, "pooled_output": extras.get("pooled_output")}
-    return {key: value.half().cpu() for key, value in tensors.items() if value is not None}
+    said = {"cross_attn": cross_attn, **{key: it for key, it in extras.items() if key not in WHERE}}
+    tensors = {key: torch.as_tensor(it) for key, it in said.items() if isinstance(it, torch.Tensor | int | float)}
+    return {key: (it.half() if it.is_floating_point() else it).cpu().contiguous() for key, it in tensors.items()}
 
 
 def unpack_conditioning(tensors: Mapping[str, torch.Tensor]) -> Conditioning:
-    """The inverse of `pack_conditioning`."""
-    rest = {key: value.float() for key, value in tensors.items() if key != "cross_attn"}
-    return [[tensors["cross_attn"].float(), rest]]
+    """The inverse of `pack_conditioning`. No `pooled_output` is None, as the host's text encoders have it."""
+    full = {key: it.float() if it.is_floating_point() else it for key, it in tensors.items()}
+    rest = {key: it if it.ndim else it.item() for key, it in full.items() if key != "cross_attn"}
+    return [[full["cross_attn"], {"pooled_output": None, **rest}]]

@@ -9,26 +9,55 @@ from typing import cast
 import comfy.lora
 import torch
 
+from ..lora import Place
+
 SAMPLED = 32  # tensors, and elements of each, that a fingerprint looks at
 
 
-def module_paths(model) -> dict[str, str]:
-    """Every name a LoRA file may use for a layer of MODEL -> module path below the diffusion model."""
-    prefix, suffix = "diffusion_model.", ".weight"
-    return {
-        name: key[len(prefix) : -len(suffix)]
-        for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()
-        if isinstance(key, str) and key.startswith(prefix) and key.endswith(suffix)
-    }
+PREFIX, SUFFIX = "diffusion_model.", ".weight"
 
 
-def file_names(model) -> dict[str, str]:
-    """Module path -> the name to write: kohya's with diffusers block names, which every loader knows."""
-    names = {}
-    for name, path in module_paths(model).items():
-        if name.startswith("lora_unet_") and (path not in names or name != f"lora_unet_{path.replace('.', '_')}"):
-            names[path] = name
-    return names
+def places(model) -> dict[str, Place]:
+    """Every name a LoRA file may use for a layer of MODEL, or for some of its outputs -> where that is."""
+    found = {name: _place(key) for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()}
+    return {name: place for name, place in found.items() if place}
+
+
+def _place(key: str | tuple) -> Place | None:
+    """The place of a key of the host's: a name, or one with (dimension, first, number) of the rows that are meant."""
+    name, *where = (key,) if isinstance(key, str) else key
+    if not name.startswith(PREFIX) or not name.endswith(SUFFIX) or len(where) > 1 or (where and where[0][0] != 0):
+        return None
+    return Place(name[len(PREFIX) : -len(SUFFIX)], *(where[0][1:] if where else ()))
+
+
+def file_names(model, naming: str) -> dict[Place, str]:
+    """Each place of MODEL that has a name of its own in LoRA files -> that name.
+
+    By `naming`: "kohya" (`lora_unet_` and diffusers block names where there are any, which every loader of Stable
+    Diffusion knows), "transformer" (diffusers' names, a name for each of q, k and v) or "diffusion_model" (the module
+    path). What has no name there gets its module path, or nothing where its parts have names.
+    """
+    start, every, named = {"kohya": "lora_unet_", "transformer": "transformer."}.get(naming), places(model), {}
+    for name, place in every.items():
+        plain = f"lora_unet_{place.path.replace('.', '_')}"  # with the host's own block names
+        if start and name.startswith(start) and (place not in named or name != plain):
+            named[place] = name
+    known = {place.path for place in named}
+    for name, place in every.items():
+        if name == PREFIX + place.path and place.path not in known:
+            named[place] = name
+    return named
+
+
+def diffusion_model(model) -> torch.nn.Module:
+    """The network of a MODEL, loaded or not."""
+    return model.model.diffusion_model
+
+
+def base_model(model) -> str:
+    """The host's name for what MODEL is, as SDXL."""
+    return type(model.model.model_config).__name__
 
 
 def check_trainable(linears: Mapping[str, torch.nn.Module]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import comfy.sample
 import comfy.samplers
@@ -35,14 +36,20 @@ class LiveModel:
     ) -> torch.Tensor:
         """`e` of every row of x [N, ...] at its own noise level [N] and under its own prompt, one evaluation each.
 
-        No more than `at_once` rows share a forward.
+        No more than `at_once` rows share a forward, and only those whose encoded prompts have the same shapes.
         """
-        denoised = []
-        for start in range(0, len(prompts), at_once):
-            rows = slice(start, start + at_once)
-            cond = self._joint([self._prompts[prompt][0] for prompt in prompts[rows]])
-            denoised += comfy.samplers.calc_cond_batch(self._model, [[cond]], x[rows], sigmas[rows], self._options)
-        return (x - torch.cat(denoised)) / sigmas.view(-1, *[1] * (x.ndim - 1))
+        alike: dict[tuple, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            alike.setdefault(_shapes(self._prompts[prompt][0]), []).append(row)
+        denoised: list = [None] * len(prompts)
+        for its in alike.values():
+            for start in range(0, len(its), at_once):
+                rows = its[start : start + at_once]
+                cond = self._joint([self._prompts[prompts[row]][0] for row in rows])
+                found = comfy.samplers.calc_cond_batch(self._model, [[cond]], x[rows], sigmas[rows], self._options)
+                for row, it in zip(rows, found[0], strict=True):
+                    denoised[row] = it
+        return (x - torch.stack(denoised)) / sigmas.view(-1, *[1] * (x.ndim - 1))
 
     @staticmethod
     def _joint(conds: list[dict]) -> dict:
@@ -67,6 +74,14 @@ class LiveModel:
         )
 
 
+def _shapes(cond: dict) -> tuple:
+    """Equal for encoded prompts that can be rows of one."""
+    return tuple(
+        (name, tuple(it.cond.shape) if isinstance(it.cond, torch.Tensor) else str(it.cond))
+        for name, it in sorted(cond["model_conds"].items())
+    )
+
+
 class _Session(comfy.samplers.Sampler):
     """A 'sampler' that hands the loaded model to a function instead of sampling."""
 
@@ -75,9 +90,13 @@ class _Session(comfy.samplers.Sampler):
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs):
         options = extra_args["model_options"]
+        live = LiveModel(model_wrap, options, noise.device)
         if self.trainable:
             _make_differentiable(model_wrap.inner_model, options)
-        self.result = self.body(LiveModel(model_wrap, options, noise.device))
+            with _norms_that_keep_their_input(live.diffusion_model):
+                self.result = self.body(live)
+        else:
+            self.result = self.body(live)
         return noise
 
 
@@ -104,17 +123,25 @@ def empty_latent(model, width: int, height: int, batch: int = 1) -> torch.Tensor
 
     Raises ValueError for a size that is not made of whole latent pixels.
     """
+    by = _pixels_a_side(model)
     for side, pixels in (("width", width), ("height", height)):
-        if pixels < 8 or pixels % 8:
-            raise ValueError(f"`{side}` is {pixels}: use a multiple of 8, best the model's native size.")
-    latent = torch.zeros(batch, 4, height // 8, width // 8)
+        if pixels < by or pixels % by:
+            raise ValueError(f"`{side}` is {pixels}: use a multiple of {by}, best the model's native size.")
+    latent = torch.zeros(batch, 4, height // by, width // by)
     return comfy.sample.fix_empty_latent_channels(model, latent)
 
 
-def pixels(latent: dict) -> tuple[int, int]:
-    """Width and height of the pictures of a LATENT."""
+def pixels(model, latent: dict) -> tuple[int, int]:
+    """Width and height of the pictures of a LATENT of MODEL."""
     height, width = latent["samples"].shape[-2:]
-    return 8 * width, 8 * height
+    return _pixels_a_side(model) * width, _pixels_a_side(model) * height
+
+
+def _pixels_a_side(model) -> int:
+    """How many pixels wide a latent one is. Newer hosts say it themselves."""
+    latent_format = model.get_model_object("latent_format")
+    known = {"Flux2": 16, "Wan22": 16, "HunyuanImage21": 32, "ChromaRadiance": 1}
+    return getattr(latent_format, "spacial_downscale_ratio", known.get(type(latent_format).__name__, 8))
 
 
 def noise_like(latent: torch.Tensor, seed: int) -> torch.Tensor:
@@ -127,6 +154,26 @@ def _without_inference_tensors(conditioning: Conditioning) -> Conditioning:
         return value.clone() if isinstance(value, torch.Tensor) else value
 
     return [[plain(c), {key: plain(value) for key, value in extras.items()}] for c, extras in conditioning]
+
+
+@contextmanager
+def _norms_that_keep_their_input(diffusion_model: torch.nn.Module) -> Iterator[None]:
+    """Flux and its kin add in place to what a norm has read, and its gradient needs: the norm gets a copy."""
+    norms = [it for it in diffusion_model.modules() if type(it).__name__.endswith("Norm")]
+    wrapped = [(it, vars(it).get("forward")) for it in norms if hasattr(diffusion_model, "double_blocks")]
+
+    def copying(forward):
+        return lambda x, *args, **kwargs: forward(x.clone() if torch.is_grad_enabled() else x, *args, **kwargs)
+
+    try:
+        for norm, _ in wrapped:
+            norm.forward = copying(norm.forward)
+        yield
+    finally:
+        for norm, before in wrapped:
+            vars(norm).pop("forward", None)
+            if before is not None:
+                norm.forward = before
 
 
 def _make_differentiable(model: torch.nn.Module, model_options: dict) -> None:
