@@ -10,7 +10,7 @@ from dev.environment import ROOT
 from dev.stages import become
 
 EXTRA = "pytest"
-NEEDS = ("evaluate", "sweep")
+NEEDS = ("diffusers", "evaluate", "sweep")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

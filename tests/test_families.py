@@ -39,9 +39,10 @@ def test_the_stock_loader_reads_every_key_and_draws_what_we_draw_at_w_0(proof, t
     assert unused == 0 and error < 1e-4
 
 
-def test_the_gate_knows_the_target(proof):
+def test_the_gate_measures_the_target_and_others(proof):
+    """Where it decides is no matter: to a random model all prompts may be nearly the same."""
     target, other = proof.decisions()
-    assert target.w == -1.0 and target.verdict.score == pytest.approx(1.0, abs=0.05)
+    assert target.verdict.score == pytest.approx(1.0, abs=0.05)
     assert other.w in (-1.0, 1.0) and other.verdict.threshold == target.verdict.threshold
 
 

@@ -46,7 +46,6 @@ TEXT_ENCODER = re.compile(r"lora_te|text_encoder|te[12]?\.")
 def save_lora(path: Path, lora: ConceptLoRA) -> None:
     """Write `lora` to `path` (made with its folder), whole or not at all, and its preview beside it."""
     tensors = {f"{name}.{end}": it.contiguous() for name, its in lora.others.items() for end, it in its.items()}
-    alphas = {}
     for name, pair in lora.pairs.items():
         if name.startswith(KOHYA):
             tensors[f"{name}.lora_down.weight"] = pair.down.contiguous()
@@ -55,10 +54,8 @@ def save_lora(path: Path, lora: ConceptLoRA) -> None:
         else:  # these loaders know no alpha
             tensors[f"{name}.lora_A.weight"] = pair.down.contiguous()
             tensors[f"{name}.lora_B.weight"] = (pair.up * pair.alpha).contiguous()
-            alphas[name] = pair.alpha
     about = {
         "version": VERSION,
-        "alphas": alphas,
         "concept": lora.concept,
         "training": lora.training,
         "target_prompt": base64.b64encode(save(lora.target_prompt)).decode(),
@@ -141,9 +138,6 @@ def from_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
     if len(about) > LARGEST_METADATA:
         raise ValueError(f"its metadata is longer than {LARGEST_METADATA} characters.")
     about = json.loads(about)
-    for name, alpha in dict(about.get("alphas", {})).items():
-        if name in pairs and alpha:
-            pairs[name] = LowRankPair(pairs[name].down, pairs[name].up / alpha, pairs[name].alpha * alpha)
     packed = base64.b64decode(about.get("target_prompt", ""), validate=True)
     return ConceptLoRA(
         pairs,

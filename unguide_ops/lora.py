@@ -70,6 +70,14 @@ class LowRankPair:
         behind = outputs - first - self.up.shape[0]
         return LowRankPair(self.down, torch.nn.functional.pad(self.up, (0, 0, first, behind)), self.alpha)
 
+    def folded(self) -> LowRankPair:
+        """The same change with alpha 1. Not all loaders get a file right whose layers differ in alpha (diffusers)."""
+        return LowRankPair(self.down, self.up * self.alpha, 1.0)
+
+    def unfolded(self, alpha: float) -> LowRankPair:
+        """The same change with this alpha: what a learning rate was made for."""
+        return LowRankPair(self.down, self.up * (self.alpha / alpha), alpha)
+
     def to(self, *args, **kwargs) -> LowRankPair:
         """A copy on another device or in another dtype, detached from any graph."""
         return LowRankPair(self.down.detach().to(*args, **kwargs), self.up.detach().to(*args, **kwargs), self.alpha)

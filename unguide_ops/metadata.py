@@ -35,7 +35,6 @@ def shown(lora: ConceptLoRA) -> dict[str, str]:
     base = str(training.get("base_model", ""))
     architecture, version = BASES.get(base, ("", ""))
     rank = max((pair.rank for pair in lora.pairs.values()), default=0)
-    alpha = training.get("alpha")
     fields = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture}/lora" if architecture else "",
@@ -49,7 +48,7 @@ def shown(lora: ConceptLoRA) -> dict[str, str]:
         "ss_base_model_version": version,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank) if rank else "",
-        "ss_network_alpha": f"{alpha * rank:g}" if alpha is not None and rank else "",
+        "ss_network_alpha": str(rank) if rank else "",
         "ss_steps": str(training.get("iterations_done", "")),
         "ss_learning_rate": str(training.get("learning_rate", "")),
         "ss_optimizer": str(training.get("optimizer", "")),

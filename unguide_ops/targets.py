@@ -62,7 +62,10 @@ FAMILIES = (
            text=r"^blocks\.\d+\.cross_attn\.kv_linear$", picture=r"^blocks\.\d+\.(attn|mlp)\.", naming="transformer"),
     Family("Hunyuan-DiT", r"^blocks\.0\.attn2\.kv_proj$",
            text=r"^blocks\.\d+\.attn2\.kv_proj$", picture=r"^blocks\.\d+\.(attn1|mlp)\."),
-    Family("Lumina 2, Z-Image", r"^context_refiner\.0\.attention\.qkv$",  # one stream: only these see text alone
+    Family("Z-Image", r"^layers\.0\.adaLN_modulation\.0$",  # one stream: only these see text alone
+           text=r"^(cap_embedder\.1|context_refiner\.\d+\.attention\.qkv)$",
+           picture=r"^(layers|noise_refiner)\.\d+\.(attention|feed_forward)\.", naming="parts"),
+    Family("Lumina 2", r"^context_refiner\.0\.attention\.qkv$",
            text=r"^(cap_embedder\.1|context_refiner\.\d+\.attention\.qkv)$",
            picture=r"^(layers|noise_refiner)\.\d+\.(attention|feed_forward)\."),
     Family("Qwen-Image", r"^transformer_blocks\.0\.attn\.add_k_proj$",

@@ -68,7 +68,7 @@ def train(
     counter, monitor = host.EvaluationCounter(), Monitor()
     began = time.monotonic()
 
-    def body(live: host.LiveModel) -> tuple[dict[str, LowRankPair], str]:
+    def body(live: host.LiveModel) -> tuple[dict[str, LowRankPair], dict[str, float], str]:
         generator = torch.Generator().manual_seed(settings.seed)
         selection = targets.select(live.diffusion_model, settings.targets, settings.pattern)
         host.check_trainable(selection.linears)
@@ -82,7 +82,9 @@ def train(
                     "here: leave `resume` unconnected."
                 )
             places = host.places(model)
-            pairs = resumed_pairs(sites, {places[name]: it for name, it in resume.pairs.items()}, settings)
+            alphas = dict(resume.training.get("alphas", {}))
+            known = {places[name]: it.unfolded(alphas.get(name) or it.alpha) for name, it in resume.pairs.items()}
+            pairs = resumed_pairs(sites, known, settings)
         for pair in pairs.values():
             pair.down, pair.up = (
                 t.clone().to(live.device, torch.float32).requires_grad_() for t in (pair.down, pair.up)
@@ -92,14 +94,15 @@ def train(
         course = Course(live, branch, concept, settings, latent, generator, watch or host.Watch(), rows)
         with branch.attached(live.diffusion_model), checkpointed(live.diffusion_model, branch, settings.checkpointing):
             stopped = optimise(course, monitor)
-        return {sites[place].name: sites[place].widened(pair.to("cpu")) for place, pair in pairs.items()}, stopped
+        done = {sites[place].name: sites[place].widened(pair.to("cpu")) for place, pair in pairs.items()}
+        return {name: it.folded() for name, it in done.items()}, {name: it.alpha for name, it in done.items()}, stopped
 
-    pairs, stopped = host.session(counter.watch(model), concept.prompts, latent, body, trainable=True)
+    pairs, alphas, stopped = host.session(counter.watch(model), concept.prompts, latent, body, trainable=True)
     before = int(resume.training.get("iterations_done", 0)) if resume else 0
     lora = ConceptLoRA(
         pairs,
         concept.concept.model_dump(mode="json"),
-                {**asdict(settings), "base_model": host.base_model(model), "resumed": resume is not None,
+        {**asdict(settings), "base_model": host.base_model(model), "alphas": alphas, "resumed": resume is not None,
          "iterations_done": before + len(monitor.history)},
         host.pack_conditioning(concept.prompts[concept.concept.target]),
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""`python dev bench model | training | gate | sampling | quality | sweep`: measure the embedded model and its judges,
-what training achieves on it, what a gate can tell, what sampling costs, how well each way forgets, under attack too,
-and whether a sweep loses nothing.
+"""`python dev bench NAME` (see BENCHMARKS): measure the embedded model and its judges, what training achieves on it,
+what a gate can tell, what sampling costs, how well each way forgets, under attack too, whether a sweep loses nothing,
+and whether every model family works.
 """
 
 from __future__ import annotations
@@ -164,8 +164,18 @@ def run_sweep(workers, options: argparse.Namespace, folder: Path, words: dict, c
     return text
 
 
+def run_families(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench families`; the report's text."""
+    from dev.bench import families, report
+
+    whole = families.measure(workers, each)
+    text = families.text(whole)
+    report.write(options.output / "families", whole, text)
+    return text
+
+
 BENCHMARKS = {"model": run_model, "training": run_training, "gate": run_gate, "sampling": run_sampling,
-              "quality": run_quality, "sweep": run_sweep}  # fmt: skip
+              "quality": run_quality, "sweep": run_sweep, "families": run_families}  # fmt: skip
 
 
 def each(workers: ProcessPoolExecutor, what: str, task: Callable, cases: Sequence[Iterable]) -> list:

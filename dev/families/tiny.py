@@ -25,7 +25,7 @@ def flux(**more) -> dict:
     """A Flux of two double and one single block."""
     return {
         "in_channels": 16, "out_channels": 16, "vec_in_dim": WIDTH, "context_in_dim": WIDTH, "hidden_size": 64,
-        "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 1, "axes_dim": [4, 14, 14],
+        "mlp_ratio": 4.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 1, "axes_dim": [4, 14, 14],
         "theta": 10000, "patch_size": 2, "qkv_bias": True, **more,
     }  # fmt: skip
 

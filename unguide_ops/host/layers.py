@@ -35,13 +35,16 @@ def file_names(model, naming: str) -> dict[Place, str]:
     """Each place of MODEL that has a name of its own in LoRA files -> that name.
 
     By `naming`: "kohya" (`lora_unet_` and diffusers block names where there are any, which every loader of Stable
-    Diffusion knows), "transformer" (diffusers' names, a name for each of q, k and v) or "diffusion_model" (the module
-    path). What has no name there gets its module path, or nothing where its parts have names.
+    Diffusion knows), "transformer" (diffusers' names, a name for each of q, k and v), "parts" (the module path, and a
+    name for each of q, k and v) or "diffusion_model" (the module path). What has no name there gets its module path, or
+    nothing where its parts have names.
     """
-    start, every, named = {"kohya": "lora_unet_", "transformer": "transformer."}.get(naming), places(model), {}
+    starts = {"kohya": "lora_unet_", "transformer": "transformer.", "parts": PREFIX}
+    start, every, named = starts.get(naming), places(model), {}
     for name, place in every.items():
         plain = f"lora_unet_{place.path.replace('.', '_')}"  # with the host's own block names
-        if start and name.startswith(start) and (place not in named or name != plain):
+        whole = naming == "parts" and place.outputs is None
+        if start and name.startswith(start) and not whole and (place not in named or name != plain):
             named[place] = name
     known = {place.path for place in named}
     for name, place in every.items():
