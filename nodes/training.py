@@ -176,7 +176,8 @@ class UnGuideTrainLoRA(io.ComfyNode):
             watch.last_picture(grid)
             lora.preview = grid[0].float().cpu()
         done = trained.report()
-        host.say_on_node(f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}")
+        words = f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}"
+        host.say_on_node("\n".join([words, *([trained.warning] if trained.warning else [])]))
         rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}
         report = json.dumps({"preset": preset, **done, **rest}, indent=1)
         return io.NodeOutput(lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))

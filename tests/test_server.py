@@ -151,7 +151,7 @@ def schemas(url):
 
 def test_every_input_and_output_of_our_nodes_has_a_tooltip(schemas):
     ours = {name: schema for name, schema in schemas.items() if name.startswith(("UnGuide", "UnGuidance"))}
-    assert len(ours) == 12
+    assert len(ours) == 13
     for name, schema in ours.items():
         assert schema["description"], name
         for group in ("required", "optional"):
@@ -171,7 +171,8 @@ def test_a_shipped_workflow_matches_the_nodes_and_has_a_picture(schemas, path):
         assert {slot["name"] for slot in node["inputs"]} <= set(fields), node["type"]
         required = set(schema["input"].get("required", {}))
         assert required <= {slot["name"] for slot in node["inputs"]}, node["type"]
-        assert [slot["type"] for slot in node["outputs"]] == schema["output"], node["type"]
+        ours = [slot["type"] for slot in node["outputs"]]  # newer hosts give their own nodes more
+        assert ours == (schema["output"] if node["type"].startswith("UnGuid") else schema["output"][: len(ours)])
     for _, source, source_slot, target, target_slot, kind in workflow["links"]:
         given = nodes[source]["outputs"][source_slot]["type"]
         assert kind == given and nodes[target]["inputs"][target_slot]["type"] in (given, "*")

@@ -19,7 +19,7 @@ Part = tuple[int, int]
 
 @dataclass(frozen=True)
 class Family:
-    """A model family, known by a pattern of its layer names.
+    """A model family, known by names that one or another of its layers has: all the patterns are found.
 
     `text` are the layers through which the picture reads the prompt: k and v of cross-attention, or of the text's side
     of a joint attention. `part` of `of` parts of their outputs are k and v, where others are made by the same Linear.
@@ -29,7 +29,7 @@ class Family:
     """
 
     name: str
-    known_by: str
+    known_by: tuple[str, ...]
     text: str
     picture: str
     part: Part = (0, 1)
@@ -40,43 +40,43 @@ class Family:
 
 
 FAMILIES = (
-    Family("Stable Diffusion UNet (1.x, 2.x, XL)", r"input_blocks\.\d+\.1\.transformer_blocks\.\d+\.attn2\.to_k$",
+    Family("Stable Diffusion UNet (1.x, 2.x, XL)", (r"input_blocks\.\d+\.1\.transformer_blocks\.\d+\.attn2\.to_k$",),
            text=r"\.attn2\.to_[kv]$", picture=r"^(?!out\.)(?!.*(attn2|time_embed))",
            reads_prompt=r"\.attn2\.to_[kv]$", naming="kohya"),
-    Family("Stable Diffusion 3", r"^joint_blocks\.0\.context_block\.attn\.qkv$",
+    Family("Stable Diffusion 3", (r"^joint_blocks\.0\.context_block\.attn\.qkv$",),
            text=r"\.context_block\.attn\.qkv$", part=(1, 2), of=3,
            picture=r"^joint_blocks\.\d+\.x_block\.(attn2?|mlp)\.", naming="transformer"),
-    Family("Chroma", r"^distilled_guidance_layer\.",
+    Family("Chroma", (r"^distilled_guidance_layer\.",),
            text=r"^double_blocks\.\d+\.txt_attn\.qkv$", part=(1, 2), of=3,
            picture=r"^(double_blocks\.\d+\.img_(attn|mlp)|single_blocks\.\d+\.linear)", naming="kohya"),
-    Family("Flux 2", r"^double_stream_modulation_txt\.",
+    Family("Flux 2", (r"^txt_in$", r"^double_stream_modulation_txt\."),
            text=r"^double_blocks\.\d+\.txt_attn\.qkv$", part=(1, 2), of=3,
            picture=r"^(double_blocks\.\d+\.img_(attn|mlp)|single_blocks\.\d+\.linear)", distilled=True),
-    Family("Flux", r"^double_blocks\.0\.txt_attn\.qkv$",
+    Family("Flux", (r"^txt_in$", r"^double_blocks\.0\.txt_attn\.qkv$"),
            text=r"^double_blocks\.\d+\.txt_attn\.qkv$", part=(1, 2), of=3,
            picture=r"^(double_blocks\.\d+\.img_(attn|mlp)|single_blocks\.\d+\.linear)", naming="kohya", distilled=True),
-    Family("AuraFlow", r"^double_layers\.0\.attn\.w1k$",
+    Family("AuraFlow", (r"^double_layers\.0\.attn\.w1k$",),
            text=r"^double_layers\.\d+\.attn\.w1[kv]$",
            picture=r"^(double_layers\.\d+\.(attn\.w2|mlpX)|single_layers\.\d+\.(attn|mlp))", naming="transformer"),
-    Family("PixArt", r"^blocks\.0\.cross_attn\.kv_linear$",
+    Family("PixArt", (r"^blocks\.0\.cross_attn\.kv_linear$",),
            text=r"^blocks\.\d+\.cross_attn\.kv_linear$", picture=r"^blocks\.\d+\.(attn|mlp)\.", naming="transformer"),
-    Family("Hunyuan-DiT", r"^blocks\.0\.attn2\.kv_proj$",
+    Family("Hunyuan-DiT", (r"^blocks\.0\.attn2\.kv_proj$",),
            text=r"^blocks\.\d+\.attn2\.kv_proj$", picture=r"^blocks\.\d+\.(attn1|mlp)\."),
-    Family("Z-Image", r"^layers\.0\.adaLN_modulation\.0$",  # one stream: only these see text alone
+    Family("Z-Image", (r"^layers\.0\.adaLN_modulation\.0$",),  # one stream: only these see text alone
            text=r"^(cap_embedder\.1|context_refiner\.\d+\.attention\.qkv)$",
            picture=r"^(layers|noise_refiner)\.\d+\.(attention|feed_forward)\.", naming="parts"),
-    Family("Lumina 2", r"^context_refiner\.0\.attention\.qkv$",
+    Family("Lumina 2", (r"^context_refiner\.0\.attention\.qkv$",),
            text=r"^(cap_embedder\.1|context_refiner\.\d+\.attention\.qkv)$",
            picture=r"^(layers|noise_refiner)\.\d+\.(attention|feed_forward)\."),
-    Family("Qwen-Image", r"^transformer_blocks\.0\.attn\.add_k_proj$",
+    Family("Qwen-Image", (r"^transformer_blocks\.0\.attn\.add_k_proj$",),
            text=r"^transformer_blocks\.\d+\.attn\.add_[kv]_proj$",
            picture=r"^transformer_blocks\.\d+\.(attn\.to_|img_mlp)"),
-    Family("HiDream", r"^double_stream_blocks\.0\.block\.attn1\.to_k_t$",
+    Family("HiDream", (r"^double_stream_blocks\.0\.block\.attn1\.to_k_t$",),
            text=r"^double_stream_blocks\.\d+\.block\.attn1\.to_[kv]_t$",
            picture=r"^(double_stream_blocks\.\d+\.block\.(attn1\.to_[a-z]+$|ff_i)|single_stream_blocks\.\d+\.block\.(attn1|ff_i))"),
-    Family("Wan", r"^blocks\.0\.cross_attn\.k$",
+    Family("Wan", (r"^blocks\.0\.cross_attn\.k$",),
            text=r"^blocks\.\d+\.cross_attn\.[kv]$", picture=r"^blocks\.\d+\.(self_attn|ffn)\."),
-    Family("Cosmos-Predict2", r"^blocks\.0\.cross_attn\.k_proj$",
+    Family("Cosmos-Predict2", (r"^blocks\.0\.cross_attn\.k_proj$",),
            text=r"^blocks\.\d+\.cross_attn\.[kv]_proj$", picture=r"^blocks\.\d+\.(self_attn|mlp)\.",
            reads_prompt=r"\.cross_attn\.[kv]_proj$"),
 )  # fmt: skip
@@ -92,6 +92,7 @@ class Selection:
     of: int = 1
     reads_prompt: str = r"(?!)"
     naming: str = "diffusion_model"
+    warning: str = ""
 
     def rows(self, path: str) -> tuple[int, int]:
         """The outputs (first, number) of a Linear that a LoRA may change."""
@@ -119,7 +120,10 @@ def select(model: torch.nn.Module, choice: str, pattern: str = "") -> Selection:
                 f"`pattern` is {pattern!r}, and none of the model's {len(linears)} Linears matches it: their names are "
                 f"such as {', '.join(repr(it) for it in _examples(linears))}."
             )
-        return Selection(chosen, naming=family.naming) if family else Selection(chosen)
+        if family:
+            return Selection(chosen, naming=family.naming)
+        unknown = f"UnGuide does not know models such as {type(model).__name__}"
+        return Selection(chosen, warning=f"{unknown}: whether these targets forget anything there, the grid shows.")
     if choice not in CHOICES:
         raise ValueError(f"`targets` is {choice!r}: use one of {', '.join(map(repr, CHOICES))}.")
     if family is None:
@@ -138,7 +142,7 @@ def select(model: torch.nn.Module, choice: str, pattern: str = "") -> Selection:
 def family_of(model: torch.nn.Module) -> Family | None:
     """The family of a diffusion model, None for an unknown one."""
     paths = list(_linears(model))
-    return next((it for it in FAMILIES if any(re.search(it.known_by, path) for path in paths)), None)
+    return next((it for it in FAMILIES if all(any(map(re.compile(p).search, paths)) for p in it.known_by)), None)
 
 
 def guidance(model: torch.nn.Module, cfg: float) -> float:

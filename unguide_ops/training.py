@@ -34,12 +34,14 @@ class Training:
     evaluations: int
     seconds: float
     stopped: str
+    warning: str = ""
 
     def report(self) -> dict:
         """What training did and cost, JSON-like. Losses and the like are means over the last iterations."""
         return {
             "iterations": len(self.monitor.history),
             "stopped": self.stopped or "at the end",
+            "warning": self.warning,
             "evaluations": self.evaluations,
             "seconds": round(self.seconds, 1),
             "erasing_loss": self.monitor.mean("erasing"),
@@ -106,7 +108,8 @@ def train(
          "iterations_done": before + len(monitor.history)},
         host.pack_conditioning(concept.prompts[concept.concept.target]),
     )  # fmt: skip
-    return Training(lora, monitor, counter.count, time.monotonic() - began, stopped)
+    warning = targets.select(host.diffusion_model(model), settings.targets, settings.pattern).warning
+    return Training(lora, monitor, counter.count, time.monotonic() - began, stopped, warning)
 
 
 @dataclass(frozen=True)

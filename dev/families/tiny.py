@@ -70,20 +70,31 @@ class Tiny:
         tokens = self.tokens + (len(text) if self.varies else 0)
         return [[normal(1, tokens, self.width), self.extras(normal)]]
 
-    def model(self, dtype: torch.dtype = torch.float32, seed: int = SEED):
-        """The host's MODEL."""
+    def model(self, dtype: torch.dtype = torch.float32, seed: int = SEED, cast: torch.dtype | None = None):
+        """The host's MODEL, its weights in `dtype`; it computes in `cast`, if given."""
         import comfy.model_management
         import comfy.model_patcher
         import comfy.supported_models
 
-        made = getattr(comfy.supported_models, self.config)({**self.settings, "dtype": dtype})
-        made.set_inference_dtype(dtype, None)
+        settings = {**self.settings, **newer_settings(self.settings), "dtype": dtype}
+        made = getattr(comfy.supported_models, self.config)(settings)
+        made.set_inference_dtype(dtype, cast)
         hint = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.arange(9.0)} if self.v_prediction else {}
         model = made.get_model(hint, "").eval()
         fill(model, seed)
         model.requires_grad_(False)
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+def newer_settings(settings: dict) -> dict:
+    """What later hosts want to know of a Flux or a Chroma, and find out by themselves from a real checkpoint."""
+    from comfy.ldm.flux.model import FluxParams
+
+    kind = settings.get("image_model")
+    if kind not in ("flux", "flux2", "chroma") or "txt_ids_dims" not in FluxParams.__dataclass_fields__:
+        return {}
+    return {"txt_ids_dims": [3] if kind == "flux2" else [], **({"vec_in_dim": None} if kind == "chroma" else {})}
 
 
 @torch.no_grad()

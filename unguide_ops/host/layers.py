@@ -66,7 +66,8 @@ def base_model(model) -> str:
 def check_trainable(linears: Mapping[str, torch.nn.Module]) -> None:
     """Raises ValueError when a layer's weights are quantised: no gradient worth having passes through them."""
     for path, linear in linears.items():
-        dtype = cast(torch.Tensor, linear.weight).dtype
+        weight = cast(torch.Tensor, linear.weight)
+        dtype = getattr(weight, "_qdata", weight).dtype  # newer hosts' own tensors pass for their source
         if not dtype.is_floating_point or dtype.itemsize < 2:
             raise ValueError(
                 f"The model's weights are quantised ({dtype} in `{path}`), and a LoRA cannot be trained on them: load "

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
 
 from .conditioning import Conditioning
+from .layers import base_model
 
 
 class LiveModel:
@@ -90,10 +92,11 @@ class _Session(comfy.samplers.Sampler):
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs):
         options = extra_args["model_options"]
+        options.pop("multigpu_clones", None)  # newer hosts: the copies on other devices are not ours to change
         live = LiveModel(model_wrap, options, noise.device)
         if self.trainable:
             _make_differentiable(model_wrap.inner_model, options)
-            with _norms_that_keep_their_input(live.diffusion_model):
+            with _norms_that_keep_their_input(live.diffusion_model), _kernels_with_gradients():
                 self.result = self.body(live)
         else:
             self.result = self.body(live)
@@ -109,13 +112,49 @@ def session(model, prompts: Mapping[str, Conditioning], latent: torch.Tensor, bo
     with torch.inference_mode(torch.is_inference_mode_enabled() and not trainable):
         if trainable:
             prompts = {name: _without_inference_tensors(c) for name, c in prompts.items()}
-        guider = comfy.samplers.CFGGuider(model)
+        guider = comfy.samplers.CFGGuider(_as_a_whole(model) if trainable else model)
         guider.inner_set_conds(prompts)
         run = _Session(body, trainable)
         latent = torch.zeros(latent.shape)
         with torch.no_grad() if not trainable else torch.enable_grad():
-            guider.sample(latent, latent, run, torch.tensor([1.0, 0.0]), disable_pbar=True)
+            try:
+                guider.sample(latent, latent, run, torch.tensor([1.0, 0.0]), disable_pbar=True)
+            except RuntimeError as error:
+                if "autograd formula" not in str(error):
+                    raise
+                raise ValueError(
+                    f"{base_model(model)} cannot be trained on in this ComfyUI, which computes it with kernels that "
+                    f"gradients do not pass through ({error}): train in another version (docs/hosts.md). The LoRA will "
+                    f"work in both."
+                ) from error
         return run.result
+
+
+def _as_a_whole(model):
+    """MODEL, or a copy without what newer hosts call dynamic VRAM: weights that come and go as gradients need them."""
+    if not getattr(model, "is_dynamic", bool)():
+        return model
+    try:
+        return model.clone(disable_dynamic=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"This model cannot be trained on while ComfyUI streams its weights ({error}): load it with ComfyUI's own "
+            f"loader, or start ComfyUI with --disable-dynamic-vram."
+        ) from error
+
+
+@contextmanager
+def _kernels_with_gradients() -> Iterator[None]:
+    """Newer hosts have kernels that gradients cannot pass through, and leave them out while this is set."""
+    before = getattr(comfy.model_management, "in_training", None)
+    if before is None:  # none to leave out
+        yield
+        return
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
 
 
 def empty_latent(model, width: int, height: int, batch: int = 1) -> torch.Tensor:
@@ -134,7 +173,8 @@ def empty_latent(model, width: int, height: int, batch: int = 1) -> torch.Tensor
 def pixels(model, latent: dict) -> tuple[int, int]:
     """Width and height of the pictures of a LATENT of MODEL."""
     height, width = latent["samples"].shape[-2:]
-    return _pixels_a_side(model) * width, _pixels_a_side(model) * height
+    by = latent.get("downscale_ratio_spacial") or _pixels_a_side(model)  # newer hosts' empty latents say it
+    return by * width, by * height
 
 
 def _pixels_a_side(model) -> int:

@@ -16,7 +16,8 @@ ROOM = 0.6  # share of the device's memory that training may fill
 def rows_that_fit(model, latent: torch.Tensor, most: int = 64) -> int:
     """How many latents of this shape may be predicted at once, cond and uncond, in the memory that is free now."""
     needed = model.model.memory_required([2, *latent.shape[1:]]) * 1.5
-    return max(1, min(most, int(comfy.model_management.get_free_memory(model.load_device) / needed)))
+    free = getattr(model, "get_free_memory", comfy.model_management.get_free_memory)  # newer hosts': what can be freed
+    return max(1, min(most, int(free(model.load_device) / needed)))
 
 
 def rows_to_train(model, latent: torch.Tensor, checkpointing: bool) -> int:

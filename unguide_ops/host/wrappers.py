@@ -86,11 +86,12 @@ class Run:
 class Call:
     """One prediction of a sampling run: x0 for each cond, from latents [B, ...] at one noise level."""
 
-    def __init__(self, run: Run, executor, model, conds: list[Conds | None], x, timestep, *rest):
+    def __init__(self, run: Run, executor, model, conds: list[Conds | None], x, timestep, options: dict, *rest):
         self.run, self.x = run, x
         self._conds = conds
         self._timestep = timestep
-        self._predict = lambda conds, x, timestep: executor(model, conds, x, timestep, *rest)
+        options = {name: it for name, it in options.items() if name != "multigpu_clones"}  # no branch hangs on those
+        self._predict = lambda conds, x, timestep: executor(model, conds, x, timestep, options, *rest)
 
     @cached_property
     def sigma(self) -> float:
