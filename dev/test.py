@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run pytest from the repository root; it collects `tests`, unless the arguments name something else."""
-    command = [sys.executable, "-m", "pytest", *options.extra]
+    """Run pytest from the repository root: the whole suite on all cores, or what the arguments name on one."""
+    whole = [] if options.extra else ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]  # a process a core
+    command = [sys.executable, "-m", "pytest", *whole, *options.extra]
     return become(command, cwd=ROOT, env={**os.environ, "UNGUIDE_HOST": str(options.host)})

@@ -27,6 +27,8 @@ from unguide.unguide_ops.concept import EncodedConcept, concept_from  # noqa: E4
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair, Place  # noqa: E402
 from unguide.unguide_ops.training import train  # noqa: E402
 
+torch.set_num_threads(1)  # tiny models: more threads wait for each other, and results round by their number
+
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 
 

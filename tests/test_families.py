@@ -55,6 +55,15 @@ def test_the_gate_measures_the_target_and_others(proof):
     assert other.w in (-1.0, 1.0) and other.verdict.threshold == target.verdict.threshold
 
 
+def test_the_trainer_shows_what_it_did(proof):
+    """4 prompts by the base and the LoRA alone, 2 of them steered; 2 steps, with an uncond each where it is guided."""
+    picture, evaluations = proof.grid()
+    assert picture.ndim == 4 and picture.shape[0] == 1 and picture.isfinite().all()
+    family = targets.family_of(host.diffusion_model(proof.model))
+    uncond = 0 if family.distilled else 1
+    assert evaluations == 2 * (4 * (1 + uncond) + 4 * (2 + uncond) + 2 * (2 + uncond))
+
+
 SOME = [BY_NAME[name] for name in ("SDXL", "SD3.5", "Flux dev", "Chroma", "Z-Image", "Wan 2.1")]
 
 

@@ -42,15 +42,6 @@ LAYER = "middle_block.1.transformer_blocks.0.attn2.to_k"
 SHAPE = (2, 24, 8, 8)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Two wait for each other where the machine is busy, and seconds become minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def encode(clip):
     return lambda prompt: clip.encode_from_tokens_scheduled(clip.tokenize(prompt))

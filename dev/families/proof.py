@@ -112,6 +112,13 @@ class Proof:
         missing = len({places[name] for name in self.lora.pairs}) - used
         return relative_error(self.draw(self.steered(0.0, files.load_lora(path))), self.draw(stock)), left + missing
 
+    def grid(self) -> tuple[torch.Tensor, int]:
+        """The trainer's grid without a VAE, and the evaluations that it took."""
+        from unguide.unguide_ops import host
+        from unguide.unguide_ops.showcase import showcase
+
+        return showcase(self.model, self.lora, self.concept, self.latent, 2, host.decoder(self.model, None))
+
     def decisions(self) -> list:
         """The gate's, about the target and then about another prompt; calibrated on a few captions."""
         from unguide.unguide_ops.calibrate import calibrate

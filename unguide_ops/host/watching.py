@@ -64,9 +64,15 @@ def preview_of(latent_format, x0: torch.Tensor):
     previewer = latent_preview.get_previewer(x0.device, latent_format)
     if previewer is None and latent_format.latent_rgb_factors is not None:
         previewer = latent_preview.Latent2RGBPreviewer(
-            latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+            latent_format.latent_rgb_factors,
+            latent_format.latent_rgb_factors_bias,
+            latent_format.latent_rgb_factors_reshape,
         )
-    return previewer and previewer.decode_latent_to_preview_image("JPEG", x0)
+    if previewer is None:  # a family that the host has no preview for
+        channels = x0[0, :3, 0] if x0.ndim == 5 else x0[0, :3]
+        grey = ((channels - channels.amin()) / (channels.amax() - channels.amin()).clamp_min(1e-6) * 255).byte()
+        return "JPEG", Image.fromarray(grey.movedim(0, -1).cpu().numpy()), latent_preview.MAX_PREVIEW_RESOLUTION
+    return previewer.decode_latent_to_preview_image("JPEG", x0)
 
 
 def decoder(model, vae) -> Callable[[torch.Tensor], torch.Tensor]:
