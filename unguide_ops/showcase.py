@@ -42,7 +42,7 @@ def showcase(model, lora: ConceptLoRA, concept: EncodedConcept, latent: torch.Te
 def sample(
     live, branch: Branch, noise: torch.Tensor, prompts: list[str], steps: int, w: float, cfg: float
 ) -> torch.Tensor:
-    """The latents of one picture a prompt, all from the same noise [1, ...]: DDIM under one w; cfg 1 takes no uncond."""
+    """The latents of one picture a prompt, all from the same noise [1, ...]: DDIM under one w; cfg 1: no uncond."""
     sigmas = live.ddim_sigmas(steps)
     x = live.first_latents(sigmas[0], noise).repeat(len(prompts), *[1] * (noise.ndim - 1))
     neutral = [NEUTRAL] * len(prompts)
