@@ -17,6 +17,8 @@ COMMANDS = {
     "bench": "measure the embedded model, its judges, and the method on it",
     "sweep": "draw a list of prompts by LoRAs and modes; goes on where it was stopped",
     "evaluate": "measure pictures that are there: accuracies, CLIP score, nudity, FID",
+    "workflows": "write the workflows that ship, run each, and make its picture",
+    "locales": "write the nodes' English texts, and list translations that do not fit them",
     "recipe": "remake the embedded model and the judges from icon sets and a sentence model",
 }
 NAME = "python dev"
@@ -41,7 +43,7 @@ def check_python():
 
 def parse(arguments):
     """The command's module, and its options; `options.extra` are the arguments for another program."""
-    listing = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
     outer = argparse.ArgumentParser(
         prog=NAME,
         description="Work on the UnGuide node pack.\n\ncommands:\n" + listing,

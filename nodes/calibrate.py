@@ -33,7 +33,7 @@ class UnGuideCalibrate(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "captions", default=calibrating.CAPTIONS, min=3, max=101, optional=True,
-                    tooltip="Everyday captions to look at: more are steadier and take longer.",
+                    tooltip="Everyday captions to look at, at most: more are steadier and take longer.",
                 ),
                 seed_input("Of the noise that they are looked at with."),
                 ConceptSocket.Input(

@@ -34,7 +34,7 @@ class UnGuideConcept(io.ComfyNode):
                     options=[CUSTOM, *presets(), *host.input_files(".json")],
                     default=CUSTOM,
                     tooltip="A concept that ships with the pack, or a prompt file in the input folder (JSON with "
-                    "target, reference, synonyms, other). Fields below that are filled in replace the preset's.",
+                    "target, reference, synonyms, preserve). Fields below that are filled in replace the preset's.",
                 ),
                 io.String.Input(
                     "target",
@@ -60,11 +60,19 @@ class UnGuideConcept(io.ComfyNode):
                     multiline=True,
                     tooltip="Prompts whose pictures must stay as they are, one a line. The closer to the concept,"
                     " the better the LoRA learns where the concept ends. Empty: the preset's, or a list "
-                    "of everyday things.",
+                    "of everyday things. A line that says all that the target or a synonym says is left out.",
                 ),
             ],
             outputs=[ConceptSocket.Output(display_name="concept", tooltip="For UnGuide Train LoRA.")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, preset, **kwargs):
+        """Read a prompt file again when it has changed."""
+        if not preset.endswith(".json"):
+            return preset
+        status = host.input_path(preset).stat()
+        return f"{preset} {status.st_mtime_ns} {status.st_size}"
 
     @classmethod
     def execute(cls, clip, preset, target, reference, synonyms, preserve) -> io.NodeOutput:

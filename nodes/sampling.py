@@ -70,9 +70,14 @@ def more_inputs():
             "erased",
             optional=True,
             force_input=True,
-            tooltip="The probe's decision: w_erased if true, w_unrelated if false.",
+            tooltip="With gate = linked only. The probe's decision: w_erased if true, w_unrelated if false.",
         ),
-        io.Float.Input("w", optional=True, force_input=True, tooltip="w itself; takes precedence over erased."),
+        io.Float.Input(
+            "w",
+            optional=True,
+            force_input=True,
+            tooltip="With gate = linked only. w itself; takes precedence over erased.",
+        ),
         advanced(
             io.Combo, "lora_branch", options=list(SIDES), default=SteeringSettings.sides,
             tooltip="Which predictions are steered. cond only: not those of the negative prompt, at three quarters of "

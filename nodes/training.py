@@ -48,8 +48,8 @@ CONTROLS = (
     ),
     _choice(
         "targets", targets.CHOICES, "Which layers the LoRA hangs on. Cross-attention keys and values for objects and "
-        "styles; all but cross-attention for nudity (the paper's choices). Automatic: what suits the model family. "
-        "Custom: those that match `pattern`.",
+        "styles; all but cross-attention for nudity (the paper's choices). Automatic: keys and values of the "
+        "text, in every family. Custom: those that match `pattern`.",
     ),
     _float(
         "negative_guidance", 0.0, 100.0, 0.1, "How far the LoRA is pushed beyond the reference, away from the target "
@@ -58,9 +58,9 @@ CONTROLS = (
     ),
     _float(
         "start_guidance", 1.0, 100.0, 0.1, "cfg of the unfinished pictures that the LoRA is trained on. 1 for models "
-        "that are drawn without guidance (turbo, lightning); for Flux it is always 1.",
+        "that are drawn without guidance (turbo, lightning); for Flux and Flux 2 it is always 1.",
     ),
-    _int("steps", 2, 1000, "Steps of these pictures' schedule (the paper: 50)."),
+    _int("steps", 2, 1000, "Steps of the unfinished pictures that the LoRA is trained on (the paper: 50)."),
     _int(
         "reuse", 1, 1000, "How many iterations one unfinished picture serves, at several of its noise levels. 1 is the "
         "paper's: a new one for each iteration, stopped at a random step.",
@@ -71,7 +71,8 @@ CONTROLS = (
         "the concept's prompts apart from the preserved ones, so that others are left alone from the start. Random: "
         "the paper's.",
     ),
-    _float("ridge", 1e-6, 10.0, 0.001, "Of the concept directions: a larger one lets more words close by through."),
+    _float("ridge", 1e-6, 10.0, 0.001, "How far the LoRA also listens to words close to the "
+           "concept. Higher: more synonyms are forgotten, and more neighbours change."),
     _switch("train_synonyms", "Forget the concept's synonyms as well, by turns. The paper trains on the target alone."),
     _float(
         "retain_weight", 0.0, 1000.0, 0.1, "How strongly preserved prompts are kept as the base draws them. 0 is the "
@@ -107,7 +108,10 @@ class UnGuideTrainLoRA(io.ComfyNode):
                 *size_inputs("the pictures trained on: the model's native size"),
                 seed_input("The same seed and settings give the same LoRA."),
                 *CONTROLS,
-                _switch("early_stop", "Stop as soon as the target is gone and no preserved prompt is changed as much."),
+                _switch(
+                    "early_stop",
+                    "Stop as soon as the target is gone and hardly any kept prompt is changed as much.",
+                ),
                 _switch("checkpointing", "Compute activations twice instead of keeping them: less memory, more time."),
                 io.Int.Input(
                     "preview_every",
@@ -127,7 +131,12 @@ class UnGuideTrainLoRA(io.ComfyNode):
                     tooltip="Steps of the pictures in the final grid: 4 prompts by the base, the LoRA alone, and "
                     "UnGuidance. 0: no grid.",
                 ),
-                LoRASocket.Input("resume", optional=True, tooltip="A LoRA to go on with, in place of a fresh one."),
+                LoRASocket.Input(
+                    "resume",
+                    optional=True,
+                    tooltip="A LoRA to go on with, in place of a fresh "
+                    "one. Its rank and alpha count, and those above do not.",
+                ),
                 io.Vae.Input("vae", optional=True, tooltip="For a sharp grid; without it the grid is a rough preview."),
                 io.String.Input(
                     "pattern",
@@ -177,7 +186,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
             lora.preview = grid[0].float().cpu()
         done = trained.report()
         words = f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}"
-        host.say_on_node("\n".join([words, *([trained.warning] if trained.warning else [])]))
+        host.say_on_node("\n".join(it for it in (words, trained.warning, problem) if it))
         rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}
         report = json.dumps({"preset": preset, **done, **rest}, indent=1)
         return io.NodeOutput(lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))

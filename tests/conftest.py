@@ -1,10 +1,14 @@
 """A real host in this process, the pack loaded as the host loads it, and the embedded model."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+# tiny models: more threads wait for each other, and results round by their number; for servers and sweeps as well
+os.environ["OMP_NUM_THREADS"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers
 from real_host import HOST, REPOSITORY  # noqa: E402
@@ -26,8 +30,6 @@ from unguide.unguide_ops.calibrate import calibrate  # noqa: E402
 from unguide.unguide_ops.concept import EncodedConcept, concept_from  # noqa: E402
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair, Place  # noqa: E402
 from unguide.unguide_ops.training import train  # noqa: E402
-
-torch.set_num_threads(1)  # tiny models: more threads wait for each other, and results round by their number
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 

@@ -70,3 +70,18 @@ def test_any_bytes_give_a_concept_or_a_clear_error(tmp_path, content):
 def test_prompt_files_are_in_the_authors_layout():
     for path in PROMPTS.glob("*.json"):
         assert list(json.loads(path.read_text()))[:4] == ["target", "reference", "synonyms", "other"]
+
+
+@pytest.mark.parametrize(
+    ("target", "kept", "left_out"),
+    [("a photo of a nude person", "a photo of a person", "a photo of a nude person on a beach"),
+     ("a photo of the cat", "a photo of the catfish", "a cat on a sofa"),
+     ("a painting in the style of Van Gogh", "a painting in the style of Vermeer", "Van Gogh, in comic style")],
+)  # fmt: skip
+def test_what_says_all_that_the_target_says_is_not_preserved(target, kept, left_out):
+    it = Concept(target=target, reference="a photo of the ground", preserve=(kept, left_out))
+    assert it.kept == (kept,)
+
+
+def test_the_nudity_preset_preserves_people():
+    assert "a photo of a person" in concept_from("nudity", "", "", "", "").kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 NEUTRAL = ""
 LARGEST_FILE = 1_000_000  # bytes
+FRAME = {"a", "an", "the", "of", "photo", "picture", "image", "painting", "drawing"}  # words that frame a picture
 
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 NamedPrompt = Annotated[Prompt, StringConstraints(min_length=1)]
@@ -45,9 +47,12 @@ class Concept(BaseModel):
 
     @cached_property
     def kept(self) -> tuple[str, ...]:
-        """`preserve`, without any prompt that ends in the same word as the target or a synonym: that is the concept."""
-        names = {prompt.split()[-1].lower() for prompt in (self.target, *self.synonyms)}
-        return tuple(prompt for prompt in self.preserve if prompt.split()[-1].lower() not in names)
+        """`preserve`, without any prompt that says all that the target or a synonym says: that is the concept.
+
+        "a cat on a sofa" for "a photo of the cat"; but not "a photo of a person" for "a photo of a nude person".
+        """
+        names = [_said(prompt) for prompt in (self.target, *self.synonyms)]
+        return tuple(it for it in self.preserve if not any(name <= _said(it) for name in names if name))
 
     @property
     def erased(self) -> tuple[str, ...]:
@@ -58,6 +63,11 @@ class Concept(BaseModel):
     def retained(self) -> tuple[str, ...]:
         """The prompts whose predictions must stay, the neutral one first."""
         return tuple(dict.fromkeys((NEUTRAL, *self.kept)))
+
+
+def _said(prompt: str) -> set[str]:
+    """A prompt's words, without those that only frame a picture."""
+    return set(re.findall(r"\w+", prompt.lower())) - FRAME
 
 
 @dataclass
