@@ -201,7 +201,8 @@ def kinds(model):
         "LoHa": loha,
         "LoKr": {f"{LINEAR}.lokr_w1": some(2, 2), f"{LINEAR}.lokr_w2": some(outputs // 2, inputs // 2)},
         "DoRA": {**pair, f"{LINEAR}.dora_scale": weights[LINEAR].norm(dim=0, keepdim=True) * 1.5},
-        "whole weights": {f"{LINEAR}.diff": some(outputs, inputs), f"{NORM}.w_norm": some(*weights[NORM].shape),
+        "whole weights": {f"{LINEAR}.diff": some(outputs, inputs), f"{LINEAR}.diff_b": some(outputs),
+                          f"{NORM}.w_norm": some(*weights[NORM].shape),
                           f"{NORM}.b_norm": some(*weights[NORM].shape)},
     }  # fmt: skip
 

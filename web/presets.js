@@ -1,4 +1,5 @@
 // UnGuide Train LoRA: a preset fills in the controls that it sets; touching one of them makes it "custom".
+// Nodes whose result is kept begin with a fixed seed: with a random one every Run would train or measure anew.
 import { app } from "../../scripts/app.js";
 
 const CUSTOM = "custom";
@@ -33,11 +34,19 @@ async function connect(node) {
   node.fillIn();
 }
 
+const STEADY = ["UnGuideTrainLoRA", "UnGuideCalibrate", "UnGuideStabilityProbe"];
+
+function keepSeed(node) {
+  const control = node.widgets?.find((widget) => widget.name === "control_after_generate");
+  if (control) control.value = "fixed";
+}
+
 const ours = (node) => node.comfyClass === "UnGuideTrainLoRA";
 
 app.registerExtension({
   name: "unguide.presets",
   nodeCreated(node) {
+    if (STEADY.includes(node.comfyClass)) keepSeed(node);
     if (ours(node)) connect(node);
   },
   loadedGraphNode(node) {

@@ -26,12 +26,15 @@ def weight_changes(model, others: Mapping[str, Mapping[str, torch.Tensor]]) -> d
             f"Use it with the model family that it was made for."
         )
     changes: dict[str, Change] = {}
+    there = model.model.state_dict().keys()
     for name, tensors in others.items():
         found = comfy.lora.load_lora({f"{name}.{end}": it for end, it in tensors.items()}, {name: keys[name]}, False)
         if not found:
             raise ValueError(f"The host can do nothing with `{name}` of this LoRA ({', '.join(tensors)}).")
         for key, value in found.items():
             weight, *where = (key,) if isinstance(key, str) else key
+            if weight not in there:  # a bias for a layer without one: the host's loader passes over it
+                continue
             offset, function = [*where, None, None][:2]
             before = changes.get(weight.removeprefix(PREFIX), lambda it: it)
             changes[weight.removeprefix(PREFIX)] = _after(before, (1.0, value, 1.0, offset, function), weight)
