@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
         raise DevError(f"there is no preset {unknown[0]!r}: choose from {', '.join(concepts)}.")
     options.output.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(BASE / "output" / FOLDER, ignore_errors=True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # so tiny a model is as fast, and does not crawl on a busy machine
     say("Starting ComfyUI with the UnGuide nodes ...")
     with HostServer(options.host, BASE, device=options.device) as server:
         server.require_nodes(["UnGuideDemoModel", "UnGuideTrainLoRA", "UnGuidanceKSampler"])
