@@ -155,7 +155,7 @@ class Canvas:
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, self.name)), "revision": 0, "last_node_id": len(nodes),
             "last_link_id": len(links), "nodes": nodes, "links": links, "groups": groups, "config": {},
-            "extra": {"ds": {"scale": 0.75, "offset": [MARGIN * 2, 140]}}, "version": 0.4,
+            "extra": {"ds": {"scale": 0.75, "offset": [MARGIN * 3, 230]}}, "version": 0.4,
         }  # fmt: skip
 
     def _json(self, node: Node, places: dict, inputs: list, outputs: list, values: list) -> dict:
