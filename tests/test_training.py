@@ -150,6 +150,9 @@ def test_resume_goes_on_with_the_pairs(model, concept):
         torch.testing.assert_close(second.pairs[name].up, pair.up, rtol=1e-4, atol=1e-9)
     with pytest.raises(ValueError, match="choose the `targets` that it was trained with"):
         train(model, concept, short(targets="all but cross-attention"), resume=first)
+    elsewhere = ConceptLoRA({"lora_unet_nowhere": next(iter(first.pairs.values()))})
+    with pytest.raises(ValueError, match="does not fit the model.*lora_unet_nowhere"):
+        train(model, concept, SHORT, resume=elsewhere)
 
 
 def test_early_stop_saves_the_rest(model, concept):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -45,13 +46,17 @@ class Course:
             for _ in range(settings.reuse):
                 yield lessons.at(list(itertools.islice(order, settings.batch_size)))
 
+    @cached_property
+    def guidance(self) -> float:
+        """The trajectories' cfg."""
+        return targets.guidance(self.live.diffusion_model, self.settings.start_guidance)
+
     def new_latents(self) -> tuple[torch.Tensor, list[float]]:
         """As many latents z_t of one new trajectory as there are uses for, at random steps of its schedule."""
         settings, levels = self.settings, len(self.live.ddim_sigmas(self.settings.steps)) - 1
         stops = sorted(self.shuffled(levels)[: settings.batch_size * settings.reuse])
         noise = torch.randn(self.latent.shape, generator=self.generator)
-        target = self.concept.concept.target
-        guidance = targets.guidance(self.live.diffusion_model, settings.start_guidance)
+        target, guidance = self.concept.concept.target, self.guidance
         path = trajectory(self.live, self.branch, noise, target, guidance, settings.steps, stops, self.watch.picture)
         latents, sigmas = zip(*path, strict=True)
         return torch.cat(latents), list(sigmas)

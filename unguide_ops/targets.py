@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
@@ -112,7 +113,7 @@ def select(model: torch.nn.Module, choice: str, pattern: str = "") -> Selection:
     ValueError for another choice on a model whose family is not in the table, and when nothing is left to train.
     """
     linears = _linears(model)
-    family = family_of(model)
+    family = _family(linears)
     if choice == CUSTOM:
         chosen = {path: it for path, it in linears.items() if pattern and _search(pattern, path)}
         if not chosen:
@@ -141,7 +142,10 @@ def select(model: torch.nn.Module, choice: str, pattern: str = "") -> Selection:
 
 def family_of(model: torch.nn.Module) -> Family | None:
     """The family of a diffusion model, None for an unknown one."""
-    paths = list(_linears(model))
+    return _family(_linears(model))
+
+
+def _family(paths: Collection[str]) -> Family | None:
     return next((it for it in FAMILIES if all(any(map(re.compile(p).search, paths)) for p in it.known_by)), None)
 
 

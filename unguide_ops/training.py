@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -67,26 +67,18 @@ def train(
     number.
     """
     latent = host.empty_latent(model, settings.width, settings.height)
+    selection = targets.select(host.diffusion_model(model), settings.targets, settings.pattern)
+    host.check_trainable(selection.linears)
+    sites = training_sites(selection, host.file_names(model, selection.naming))
     counter, monitor = host.EvaluationCounter(), Monitor()
     began = time.monotonic()
 
     def body(live: host.LiveModel) -> tuple[dict[str, LowRankPair], dict[str, float], str]:
         generator = torch.Generator().manual_seed(settings.seed)
-        selection = targets.select(live.diffusion_model, settings.targets, settings.pattern)
-        host.check_trainable(selection.linears)
-        sites = training_sites(selection, host.file_names(model, selection.naming))
         if resume is None:
             pairs = create_pairs(selection, sites, concept, settings, generator)
         else:
-            if resume.others:
-                raise ValueError(
-                    "The LoRA to resume has parts of other kinds than low-rank pairs, which are not trained "
-                    "here: leave `resume` unconnected."
-                )
-            places = host.places(model)
-            alphas = dict(resume.training.get("alphas", {}))
-            known = {places[name]: it.unfolded(alphas.get(name) or it.alpha) for name, it in resume.pairs.items()}
-            pairs = resumed_pairs(sites, known, settings)
+            pairs = resumed_pairs(sites, resume, host.places(model), settings)
         for pair in pairs.values():
             pair.down, pair.up = (
                 t.clone().to(live.device, torch.float32).requires_grad_() for t in (pair.down, pair.up)
@@ -108,8 +100,7 @@ def train(
          "iterations_done": before + len(monitor.history)},
         host.pack_conditioning(concept.prompts[concept.concept.target]),
     )  # fmt: skip
-    warning = targets.select(host.diffusion_model(model), settings.targets, settings.pattern).warning
-    return Training(lora, monitor, counter.count, time.monotonic() - began, stopped, warning)
+    return Training(lora, monitor, counter.count, time.monotonic() - began, stopped, selection.warning)
 
 
 @dataclass(frozen=True)
@@ -176,9 +167,20 @@ def create_pairs(
 
 
 def resumed_pairs(
-    sites: Mapping[Place, Site], pairs: Mapping[Place, LowRankPair], settings: TrainingSettings
+    sites: Mapping[Place, Site], resume: ConceptLoRA, places: Mapping[str, Place], settings: TrainingSettings
 ) -> dict[Place, LowRankPair]:
-    """The pairs to go on with. Raises ValueError when they hang on other layers than the settings say."""
+    """The pairs to go on with, with the alphas that they were trained with.
+
+    Raises ValueError when they hang on other layers than the settings say, or are more than pairs.
+    """
+    if resume.others:
+        raise ValueError(
+            "The LoRA to resume has parts of other kinds than low-rank pairs, which are not trained here: "
+            "leave `resume` unconnected."
+        )
+    alphas = dict(resume.training.get("alphas", {}))
+    unfolded = {name: it.unfolded(alphas.get(name) or it.alpha) for name, it in resume.pairs.items()}
+    pairs = Branch.of(replace(resume, pairs=unfolded), places).pairs
     if set(pairs) != {site.place for site in sites.values()}:
         raise ValueError(
             f"The LoRA to resume hangs on {len(pairs)} layers, but `targets` = {settings.targets!r} means "
