@@ -42,9 +42,10 @@ def run(options: argparse.Namespace) -> int:
 
 def measure(options: argparse.Namespace) -> dict:
     """`summary` and, where something is said of each picture, `pictures`."""
-    from dev.judge import Judge
+    from dev.judge import SIDE, Judge
     from unguide_ops.metrics.clip import Clip
     from unguide_ops.metrics.distance import clip_fid, fid
+    from unguide_ops.metrics.pictures import resized
     from unguide_ops.metrics.tables import means
 
     clip = Clip(options.clip) if options.clip else None
@@ -56,23 +57,16 @@ def measure(options: argparse.Namespace) -> dict:
     elif options.real:
         judge = Judge()
         summary["FID by a judge's features"] = fid(
-            options.pictures, options.real, lambda them: judge.features(demo_size(them))
+            options.pictures, options.real, lambda them: judge.features(resized(them, SIDE))
         )
     if not summary:
         raise DevError("nothing to measure: add --expected CLASS, --prompt with --clip, --nudity, or --real FOLDER.")
     return {"summary": summary, "pictures": readings}
 
 
-def demo_size(pictures):
-    """uint8 pictures [B, 3, H, W] as the judges take them."""
-    from torch.nn.functional import interpolate
-
-    return interpolate(pictures.float() / 255, (64, 64), mode="bilinear", antialias=True)
-
-
 def read(options: argparse.Namespace, clip) -> list[dict]:
     """What is said of each picture, by its file."""
-    from dev.judge import NONE, Panel
+    from dev.judge import Panel
     from unguide_ops.metrics import TEN
     from unguide_ops.metrics.classifiers import Committee
     from unguide_ops.metrics.clip import ZeroShot
@@ -81,9 +75,7 @@ def read(options: argparse.Namespace, clip) -> list[dict]:
 
     classes = options.classes or list(TEN)
     expected = options.expected or classes[0]
-    panel = Panel()
-    judges = Committee([judge.probabilities for judge in panel.judges], [*panel.names, NONE], 64)
-    classifier = ZeroShot(clip, classes) if clip else judges
+    classifier = ZeroShot(clip, classes) if clip else Committee(*Panel().committee())
     files = picture_files(options.pictures)
     if not files:
         raise DevError(f"{options.pictures} holds no pictures: name a folder with PNG, JPEG or WebP files.")

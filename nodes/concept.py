@@ -69,10 +69,7 @@ class UnGuideConcept(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, preset, **kwargs):
         """Read a prompt file again when it has changed."""
-        if not preset.endswith(".json"):
-            return preset
-        status = host.input_path(preset).stat()
-        return f"{preset} {status.st_mtime_ns} {status.st_size}"
+        return host.version_of(host.input_path(preset)) if preset.endswith(".json") else preset
 
     @classmethod
     def execute(cls, clip, preset, target, reference, synonyms, preserve) -> io.NodeOutput:

@@ -22,15 +22,13 @@ JUDGES = "demo judges"
 def demo_judges() -> Committee:
     """The embedded model's two judges. Raises ImportError where the pack was installed without its `dev` folder."""
     try:
-        from ..dev.judge import NONE, Judge
-        from ..dev.judge.networks import NETWORKS
+        from ..dev.judge import Panel
     except ImportError as error:
         raise ImportError(
             f"The demo judges cannot be imported ({error}): install the pack as a clone of its repository, or choose a "
             f"CLIP model as `classifier`."
         ) from error
-    judges = [Judge(which) for which in NETWORKS]
-    return Committee([judge.probabilities for judge in judges], [*judges[0].names, NONE], 64)
+    return Committee(*Panel().committee())
 
 
 clip_of = lru_cache(maxsize=1)(Clip)  # the one used last, kept in memory

@@ -48,8 +48,7 @@ class UnGuideImportLoRA(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name, **kwargs):
         """Read again when the file has changed."""
-        status = host.lora_path(lora_name).stat()
-        return status.st_mtime_ns, status.st_size
+        return host.version_of(host.lora_path(lora_name))
 
     @classmethod
     def execute(cls, model, lora_name, alpha) -> io.NodeOutput:

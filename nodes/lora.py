@@ -62,8 +62,7 @@ class UnGuideLoadLoRA(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name):
         """Load again when the file has changed."""
-        status = host.lora_path(lora_name).stat()
-        return status.st_mtime_ns, status.st_size
+        return host.version_of(host.lora_path(lora_name))
 
     @classmethod
     def execute(cls, lora_name) -> io.NodeOutput:

@@ -55,8 +55,7 @@ class UnGuidePromptList(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file, **kwargs):
         """A changed file is read again."""
-        stat = path_of(file).stat()
-        return f"{stat.st_mtime_ns} {stat.st_size}"
+        return host.version_of(path_of(file))
 
     @classmethod
     def execute(cls, file, offset, limit, seed, cfg) -> io.NodeOutput:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import cast
 
 import torch
 from torch.nn.functional import pad
 
+from .forwards import wrapped
 from .lora import ConceptLoRA, LowRankPair, Place
 
 
@@ -93,20 +95,18 @@ class Branch:
     @contextmanager
     def attached(self, model: torch.nn.Module) -> Iterator[Branch]:
         """Hang the pairs on `model`'s Linears for the duration; whatever stood there is restored, also on errors."""
-        replaced: list[tuple[torch.nn.Module, dict]] = []
         self.calls, self._model = 0, model
         try:
-            for place, pair in self.pairs.items():
-                module = model.get_submodule(place.path)
-                _check_shape(place, module, pair)
-                replaced.append((module, {"forward": module.forward} if "forward" in vars(module) else {}))
-                module.forward = self._wrapped(place, module.forward)
-            yield self
+            with wrapped(self._wraps_of(model)):
+                yield self
         finally:
-            for module, before in reversed(replaced):
-                vars(module).pop("forward", None)
-                vars(module).update(before)
             self._model, self._changed = None, {}
+
+    def _wraps_of(self, model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable]]:
+        for place, pair in self.pairs.items():
+            module = model.get_submodule(place.path)
+            _check_shape(place, module, pair)
+            yield module, partial(self._wrapped, place)
 
     def _wrapped(self, place: Place, forward):
         """`forward` with the pair: the same object whenever it is asked for, or a compiled model compiles again."""

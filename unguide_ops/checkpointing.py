@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from .branch import Branch
+from .forwards import wrapped
 
 CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
 
@@ -19,16 +21,8 @@ def checkpointed(model: torch.nn.Module, branch: Branch, enabled: bool = True) -
 
     The second computation happens in `backward`, when the branch may be off: it is switched as it was in the first.
     """
-    wrapped: list[tuple[torch.nn.Module, dict]] = []
-    try:
-        for block in blocks(model) if enabled else ():
-            wrapped.append((block, {"forward": block.forward} if "forward" in vars(block) else {}))
-            block.forward = _checkpointed(block.forward, branch)
+    with wrapped((block, partial(_checkpointed, branch)) for block in blocks(model) if enabled):
         yield
-    finally:
-        for block, before in reversed(wrapped):
-            vars(block).pop("forward", None)
-            vars(block).update(before)
 
 
 def blocks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
@@ -40,7 +34,7 @@ def blocks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
             yield child
 
 
-def _checkpointed(forward, branch: Branch):
+def _checkpointed(branch: Branch, forward):
     def compute_twice(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)

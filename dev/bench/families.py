@@ -56,7 +56,6 @@ def _proved(tiny) -> dict:
     return {
         "family": family.name if family else "",
         "prediction": proof.model.model.model_type.name,
-        "layers": sorted({path.replace("0", "N", 1) for path in targets.select(network, targets.AUTOMATIC).linears}),
         "key": next(iter(proof.lora.pairs)),
         "loss_before": before, "loss_after": after, "score": score, "error": error, "effect": proof.effect(),
         "unused_keys": unused,

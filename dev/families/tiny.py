@@ -21,6 +21,16 @@ def unet(depth: int, out: int, context: int, **more) -> dict:
     }  # fmt: skip
 
 
+def sd3(**more) -> dict:
+    """Two blocks of joint attention."""
+    embedder = {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 128}}
+    return {
+        "in_channels": 16, "depth": 2, "patch_size": 2, "input_size": None, "adm_in_channels": WIDTH,
+        "num_patches": 1024, "pos_embed_max_size": 32, "pos_embed_scaling_factor": None,
+        "context_embedder_config": embedder, **more,
+    }  # fmt: skip
+
+
 def flux(**more) -> dict:
     """A Flux of two double and one single block."""
     return {
@@ -126,19 +136,8 @@ TINY = (
     Tiny("SDXL", "SDXL", unet(2, 2, WIDTH, adm_in_channels=1536 + WIDTH, **SDXL), extras=pooled(WIDTH)),
     Tiny("SDXL refiner", "SDXLRefiner", unet(2, 2, WIDTH, adm_in_channels=1280 + WIDTH, **SDXL), extras=pooled(WIDTH)),
     Tiny("SSD-1B", "SSD1B", unet(1, 0, WIDTH, adm_in_channels=1536 + WIDTH, **SDXL), extras=pooled(WIDTH)),
-    Tiny("SD3", "SD3", {
-        "in_channels": 16, "depth": 2, "patch_size": 2, "input_size": None, "adm_in_channels": WIDTH,
-        "num_patches": 1024, "pos_embed_max_size": 32, "pos_embed_scaling_factor": None, "qkv_bias": True,
-        "context_embedder_config": {"target": "torch.nn.Linear",
-                                    "params": {"in_features": WIDTH, "out_features": 128}},
-    }, extras=pooled(WIDTH)),
-    Tiny("SD3.5", "SD3", {
-        "in_channels": 16, "depth": 2, "patch_size": 2, "input_size": None, "adm_in_channels": WIDTH,
-        "num_patches": 1024, "pos_embed_max_size": 32, "pos_embed_scaling_factor": None, "qk_norm": "rms",
-        "x_block_self_attn_layers": [0],
-        "context_embedder_config": {"target": "torch.nn.Linear",
-                                    "params": {"in_features": WIDTH, "out_features": 128}},
-    }, extras=pooled(WIDTH)),
+    Tiny("SD3", "SD3", sd3(qkv_bias=True), extras=pooled(WIDTH)),
+    Tiny("SD3.5", "SD3", sd3(qk_norm="rms", x_block_self_attn_layers=[0]), extras=pooled(WIDTH)),
     Tiny("Flux dev", "Flux", flux(guidance_embed=True, image_model="flux"), extras=pooled(WIDTH)),
     Tiny("Flux schnell", "FluxSchnell", flux(guidance_embed=False, image_model="flux"), extras=pooled(WIDTH)),
     Tiny("Flux 2", "Flux2", flux(guidance_embed=True, image_model="flux2", in_channels=128, out_channels=128,

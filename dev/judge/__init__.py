@@ -17,6 +17,7 @@ from .networks import NETWORKS
 
 FOLDER = Path(__file__).parent
 NONE = "none"
+SIDE = 64  # pixels of the pictures that they were trained on
 
 
 class Judge(nn.Module):
@@ -75,6 +76,10 @@ class Panel:
         """With the trained weights in `folder`."""
         self.judges = [Judge(which, folder) for which in NETWORKS]
         self.names = self.judges[0].names
+
+    def committee(self) -> tuple[list, list[str], int]:
+        """What a `Committee` of `unguide_ops.metrics` is made of: who votes, on which names, pictures of which side."""
+        return [judge.probabilities for judge in self.judges], [*self.names, NONE], SIDE
 
     def share_recognised(self, pictures: torch.Tensor, name: str) -> float:
         """The share of pictures taken for `name`, between 0 and 1: the mean of both judges."""

@@ -22,11 +22,12 @@ class JudgesEye:
     """What each of the embedded model's judges sees, and the accuracies by both."""
 
     def __init__(self, words: Words) -> None:
-        from unguide.nodes.evaluate import demo_judges
+        from unguide.unguide_ops.metrics.classifiers import Committee
 
         from dev.judge import Panel
 
-        self._panel, self._classifier, self._words = Panel(), demo_judges(), words
+        self._panel, self._words = Panel(), words
+        self._classifier = Committee(*self._panel.committee())
 
     def read(self, picture: torch.Tensor, job: Job) -> dict:
         """As in `Eye`."""

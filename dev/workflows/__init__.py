@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -36,13 +35,12 @@ def run(options: argparse.Namespace) -> int:
             draw(canvas)
             ran = run_graph(server.url, on_the_demo_model(canvas.api()))
             if options.names and name not in options.names:
-                continue
+                continue  # it has run all the same: others take the LoRA that it saved
             (FOLDER / f"{name}.json").write_text(json.dumps(canvas.ui(), ensure_ascii=False) + "\n", encoding="utf-8")
             titled = [(node.title, ran.get(str(node.id), {}).get("images")) for node in canvas.nodes if node.title]
             picture = picture_of(server.url, {title: images for title, images in titled if images})
             picture.save(FOLDER / f"{name}.jpg", quality=85, optimize=True)
             say(f"{name}: {len(canvas.nodes)} nodes")
-    shutil.rmtree(FOLDER / "__pycache__", ignore_errors=True)
     return 0
 
 

@@ -13,7 +13,7 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 TITLE, GAP, SLOT, WIDGET, TEXT, PICTURE, MARGIN = 30, 30, 20, 24, 90, 300, 40  # pixels of the canvas at scale 1
 WIDTH = 320
 BLUE, GREEN, VIOLET = "#3f789e", "#88aa88", "#a1309b"
-PICTURED = ("PreviewImage", "SaveImage", "LoadImage")
+PICTURED = ("PreviewImage", "SaveImage")
 NOTE = "MarkdownNote"
 NOTES = Path(__file__).parent / "notes"
 
@@ -34,18 +34,18 @@ class Node:
         return self, output
 
 
+def _more(spec: list) -> dict:
+    """What an input's specification says beside its type."""
+    return spec[1] if len(spec) > 1 else {}
+
+
 class Canvas:
     """Nodes are added column by column, from the top; `schemas` are the host's object_info."""
 
     def __init__(self, name: str, schemas: dict[str, dict]):
         self.name, self._schemas = name, schemas
         self.nodes: list[Node] = []
-        self._widths: dict[int, float] = {}
         self._groups: list[tuple[str, int, int, str]] = []
-
-    def column(self, number: int, width: float) -> None:
-        """How wide a column is."""
-        self._widths[number] = width
 
     def add(self, type_: str, column: int, title: str = "", tall: float = 0, models=(), **values) -> Node:
         """A node, so many pixels `tall` (0: as its inputs need), for which `models` are to be downloaded.
@@ -74,14 +74,14 @@ class Canvas:
         return [*its.get("required", {}).items(), *its.get("optional", {}).items()]
 
     def _is_widget(self, spec: list) -> bool:
-        return (isinstance(spec[0], list) or spec[0] in WIDGETS) and not (spec[1:] and spec[1].get("forceInput"))
+        return (isinstance(spec[0], list) or spec[0] in WIDGETS) and not _more(spec).get("forceInput")
 
     def _value(self, node: Node, name: str, spec: list) -> Any:
         """A widget's value: as given, or its default."""
         given = node.values.get(name)
         if given is not None and not isinstance(given, tuple):
             return given
-        more = spec[1] if len(spec) > 1 else {}
+        more = _more(spec)
         options = spec[0] if isinstance(spec[0], list) else more.get("options", [])
         return more.get("default", options[0] if options else "" if spec[0] == "STRING" else 0)
 
@@ -90,8 +90,8 @@ class Canvas:
             return node.height
         inputs = self._inputs(node.type)
         widgets = [spec for _, spec in inputs if self._is_widget(spec)]
-        long = sum(1 for spec in widgets if len(spec) > 1 and spec[1].get("multiline"))
-        again = sum(1 for spec in widgets if len(spec) > 1 and spec[1].get("control_after_generate"))
+        long = sum(1 for spec in widgets if _more(spec).get("multiline"))
+        again = sum(1 for spec in widgets if _more(spec).get("control_after_generate"))
         slots = max(len(inputs) - len(widgets), len(self._schemas[node.type]["output"]))
         shown = PICTURE if node.type in PICTURED else 0
         return slots * SLOT + (len(widgets) + again) * WIDGET + long * TEXT + shown + 20
@@ -100,13 +100,13 @@ class Canvas:
         """Node -> x, y, width, height."""
         found, x = {}, 0.0
         for column in range(max(node.column for node in self.nodes) + 1):
-            width, y = self._widths.get(column, WIDTH), 0.0
+            y = 0.0
             for node in self.nodes:
                 if node.column == column:
                     height = self._height(node)
-                    found[node.id] = (x, y, width, height)
+                    found[node.id] = (x, y, WIDTH, height)
                     y += height + TITLE + GAP
-            x += width + 2 * MARGIN
+            x += WIDTH + 2 * MARGIN
         return found
 
     def ui(self) -> dict:
@@ -115,7 +115,7 @@ class Canvas:
         nodes = []
         for node in self.nodes:
             if node.type == NOTE:
-                nodes.append(self._json(node, places, [], [], [node.values["text"]]))
+                nodes.append(self._json(node, places, [], [node.values["text"]]))
                 continue
             inputs = self._inputs(node.type)
             ordered = sorted(inputs, key=lambda it: self._is_widget(it[1]))
@@ -139,11 +139,9 @@ class Canvas:
             for name, spec in inputs:
                 if self._is_widget(spec):
                     values.append(self._value(node, name, spec))
-                    if len(spec) > 1 and spec[1].get("control_after_generate"):
+                    if _more(spec).get("control_after_generate"):
                         values.append("fixed")
-                    if len(spec) > 1 and spec[1].get("image_upload"):
-                        values.append("image")
-            nodes.append(self._json(node, places, slots, [], values))
+            nodes.append(self._json(node, places, slots, values))
         for entry, node in zip(nodes, self.nodes, strict=True):
             if node.type != NOTE:
                 names = self._schemas[node.type]["output_name"]
@@ -158,11 +156,11 @@ class Canvas:
             "extra": {"ds": {"scale": 0.75, "offset": [MARGIN * 3, 230]}}, "version": 0.4,
         }  # fmt: skip
 
-    def _json(self, node: Node, places: dict, inputs: list, outputs: list, values: list) -> dict:
+    def _json(self, node: Node, places: dict, inputs: list, values: list) -> dict:
         x, y, width, height = places[node.id]
         return {
             "id": node.id, "type": node.type, "pos": [x, y], "size": [width, height], "flags": {}, "order": node.id - 1,
-            "mode": 0, "inputs": inputs, "outputs": outputs, **({"title": node.title} if node.title else {}),
+            "mode": 0, "inputs": inputs, "outputs": [], **({"title": node.title} if node.title else {}),
             "properties": {} if node.type == NOTE else node.properties, "widgets_values": values,
             **({"color": "#432", "bgcolor": "#653"} if node.type == NOTE else {}),
         }  # fmt: skip

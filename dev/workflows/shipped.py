@@ -21,6 +21,16 @@ def text(canvas: Canvas, column: int, clip, words, title: str) -> tuple[Node, in
     return canvas.add("CLIPTextEncode", column, title, clip=clip, text=words)[0]
 
 
+def asked(canvas: Canvas, column: int, clip, words, title: str, batch: int) -> dict:
+    """What a sampler node is given beside its MODEL: prompts, an empty latent, and the settings."""
+    return {
+        "positive": text(canvas, column, clip, words, title),
+        "negative": text(canvas, column, clip, "", "Negative prompt"),
+        "latent_image": canvas.add("EmptyLatentImage", column, batch_size=batch, **SIZE)[0],
+        **SAMPLING,
+    }
+
+
 def shown(canvas: Canvas, column: int, latent, vae, title: str) -> tuple[Node, int]:
     """Decoded, and on the canvas."""
     pictures = canvas.add("VAEDecode", column, samples=latent, vae=vae)[0]
@@ -40,12 +50,7 @@ def forget_the_cat(canvas: Canvas) -> None:
         "UnGuideStabilityProbe", 3, model=demo[0], lora=trained[0], clip=demo[1], prompts=prompts, **SIZE
     )
     canvas.add("PreviewImage", 3, "Which prompts mean it?", images=probe[3])
-    positive, negative = (
-        text(canvas, 4, demo[1], probe[4], "Each prompt"),
-        text(canvas, 4, demo[1], "", "Negative prompt"),
-    )
-    latent = canvas.add("EmptyLatentImage", 4, batch_size=2, **SIZE)[0]
-    its = {"positive": positive, "negative": negative, "latent_image": latent, **SAMPLING}
+    its = asked(canvas, 4, demo[1], probe[4], "Each prompt", 2)
     plain = canvas.add("KSampler", 4, "KSampler, base model", model=demo[0], **its)
     steered = canvas.add("UnGuidanceKSampler", 5, model=demo[0], lora=trained[0], **its)
     shown(canvas, 6, plain[0], demo[2], "Base model")
@@ -77,11 +82,8 @@ def draw_without_it(canvas: Canvas) -> None:
     canvas.note(0, "draw-without-it", 330)
     demo = canvas.add("UnGuideDemoModel", 1)
     lora = canvas.add("UnGuideLoadLoRA", 1, lora_name=CAT_FILE)
-    positive = text(canvas, 1, demo[1], "a photo of the cat", "Prompt")
-    negative = text(canvas, 1, demo[1], "", "Negative prompt")
-    latent = canvas.add("EmptyLatentImage", 1, batch_size=4, **SIZE)[0]
-    steered = canvas.add("UnGuidanceKSampler", 2, model=demo[0], lora=lora[0], positive=positive, negative=negative,
-                         latent_image=latent, **SAMPLING)  # fmt: skip
+    its = asked(canvas, 1, demo[1], "a photo of the cat", "Prompt", 4)
+    steered = canvas.add("UnGuidanceKSampler", 2, model=demo[0], lora=lora[0], **its)
     pictures = canvas.add("VAEDecode", 3, samples=steered[0], vae=demo[2])[0]
     canvas.add("SaveImage", 3, "Without the cat", images=pictures, filename_prefix="unguide/without")
     canvas.group("1  Model, LoRA, prompt", 1, 1, BLUE)
@@ -137,10 +139,8 @@ def import_a_lora(canvas: Canvas) -> None:
     ready = canvas.add("UnGuideCalibrate", 2, model=demo[0], lora=imported[0], clip=demo[1], concept=concept[0], **SIZE)
     canvas.add("PreviewImage", 2, "Its gate", images=ready[1])
     canvas.add("UnGuideSaveLoRA", 2, lora=ready[0], filename_prefix="unguide/imported")
-    positive, negative = (text(canvas, 3, demo[1], it, f"Prompt: {it or 'empty'}") for it in ("a photo of the cat", ""))
-    latent = canvas.add("EmptyLatentImage", 3, batch_size=4, **SIZE)[0]
-    steered = canvas.add("UnGuidanceKSampler", 3, model=demo[0], lora=ready[0], positive=positive, negative=negative,
-                         latent_image=latent, **SAMPLING)  # fmt: skip
+    its = asked(canvas, 3, demo[1], "a photo of the cat", "Prompt", 4)
+    steered = canvas.add("UnGuidanceKSampler", 3, model=demo[0], lora=ready[0], **its)
     shown(canvas, 4, steered[0], demo[2], "UnGuidance")
     canvas.group("1  The file", 1, 1, BLUE)
     canvas.group("2  A gate for it", 2, 2, GREEN)
@@ -153,15 +153,8 @@ def batch_from_a_list(canvas: Canvas) -> None:
     demo = canvas.add("UnGuideDemoModel", 1)
     lora = canvas.add("UnGuideLoadLoRA", 1, lora_name=CAT_FILE)
     rows = canvas.add("UnGuidePromptList", 1, file="everyday.csv (ships with UnGuide)", limit=6)
-    positive, negative = (
-        text(canvas, 2, demo[1], rows[0], "Each prompt"),
-        text(canvas, 2, demo[1], "", "Negative prompt"),
-    )
-    latent = canvas.add("EmptyLatentImage", 2, batch_size=1, **SIZE)[0]
-    steered = canvas.add(
-        "UnGuidanceKSampler", 2, model=demo[0], lora=lora[0], positive=positive, negative=negative, latent_image=latent,
-        **{**SAMPLING, "seed": rows[1], "cfg": rows[2]},
-    )  # fmt: skip
+    its = asked(canvas, 2, demo[1], rows[0], "Each prompt", 1) | {"seed": rows[1], "cfg": rows[2]}
+    steered = canvas.add("UnGuidanceKSampler", 2, model=demo[0], lora=lora[0], **its)
     pictures = canvas.add("VAEDecode", 3, samples=steered[0], vae=demo[2])[0]
     canvas.add("SaveImage", 3, "Each row, under its own name", images=pictures, filename_prefix=rows[4])
     looked = canvas.add("UnGuideEvaluate", 3, images=pictures, prompt=rows[0], expected="cat")

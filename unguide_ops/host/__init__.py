@@ -1,7 +1,7 @@
 """The one package that knows ComfyUI's internals; everything else in `unguide_ops` asks here."""
 
 from .conditioning import Conditioning, encode, pack_conditioning, unpack_conditioning
-from .folders import clip_files, clip_path, input_files, input_path, lora_files, lora_path, new_lora_path
+from .folders import clip_files, clip_path, input_files, input_path, lora_files, lora_path, new_lora_path, version_of
 from .layers import (
     base_model,
     check_trainable,
@@ -25,5 +25,5 @@ __all__ = [
     "decoder", "diffusion_model", "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path",
     "ksample", "layer_outputs", "lora_files", "lora_path", "new_lora_path", "noise_like", "pack_conditioning",
     "pixels", "places", "rows_that_fit", "rows_to_train", "say_on_node", "session", "steer",
-    "unpack_conditioning", "weight_changes", "weight_of",
+    "unpack_conditioning", "version_of", "weight_changes", "weight_of",
 ]  # fmt: skip

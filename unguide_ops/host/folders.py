@@ -8,6 +8,12 @@ from pathlib import Path
 import folder_paths
 
 
+def version_of(path: Path) -> str:
+    """Differs when a file has changed: for a node's fingerprint."""
+    status = path.stat()
+    return f"{path} {status.st_mtime_ns} {status.st_size}"
+
+
 def lora_files() -> list[str]:
     """The LoRA files the host's loaders list."""
     return folder_paths.get_filename_list("loras")

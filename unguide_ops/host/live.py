@@ -12,6 +12,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 
+from ..forwards import wrapped
 from .conditioning import Conditioning
 from .layers import base_model
 
@@ -199,21 +200,13 @@ def _without_inference_tensors(conditioning: Conditioning) -> Conditioning:
 @contextmanager
 def _norms_that_keep_their_input(diffusion_model: torch.nn.Module) -> Iterator[None]:
     """Flux and its kin add in place to what a norm has read, and its gradient needs: the norm gets a copy."""
-    norms = [it for it in diffusion_model.modules() if type(it).__name__.endswith("Norm")]
-    wrapped = [(it, vars(it).get("forward")) for it in norms if hasattr(diffusion_model, "double_blocks")]
 
     def copying(forward):
         return lambda x, *args, **kwargs: forward(x.clone() if torch.is_grad_enabled() else x, *args, **kwargs)
 
-    try:
-        for norm, _ in wrapped:
-            norm.forward = copying(norm.forward)
+    modules = diffusion_model.modules() if hasattr(diffusion_model, "double_blocks") else ()
+    with wrapped((it, copying) for it in modules if type(it).__name__.endswith("Norm")):
         yield
-    finally:
-        for norm, before in wrapped:
-            vars(norm).pop("forward", None)
-            if before is not None:
-                norm.forward = before
 
 
 def _make_differentiable(model: torch.nn.Module, model_options: dict) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-from torch.nn.functional import interpolate
 
-from .pictures import as_bytes
+from .pictures import resized
 
 
 class Classifier(Protocol):
@@ -32,8 +31,6 @@ class Committee:
     @torch.no_grad()
     def logits(self, pictures: torch.Tensor) -> torch.Tensor:
         """As in `Classifier`."""
-        pictures = as_bytes(pictures).float() / 255
-        if pictures.shape[-2:] != (self._side, self._side):
-            pictures = interpolate(pictures, (self._side, self._side), mode="bilinear", antialias=True)
+        pictures = resized(pictures, self._side)
         votes = torch.stack([member(pictures) for member in self._members])
         return votes.mean(0).clamp_min(torch.finfo(votes.dtype).tiny).log()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
@@ -21,6 +22,14 @@ def as_bytes(pictures: torch.Tensor) -> torch.Tensor:
     if not pictures.is_floating_point() or not torch.isfinite(pictures).all():
         raise ValueError("`pictures` hold values that are no colours: give uint8, or floats between 0 and 1.")
     return (pictures.clamp(0, 1) * 255).round().byte().cpu()
+
+
+def resized(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    """The same as floats in [0, 1], [N, 3, side, side]."""
+    pictures = as_bytes(pictures).float() / 255
+    if pictures.shape[-2:] == (side, side):
+        return pictures
+    return interpolate(pictures, (side, side), mode="bilinear", antialias=True)
 
 
 def as_images(pictures: torch.Tensor) -> list[Image.Image]:
