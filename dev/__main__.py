@@ -17,8 +17,9 @@ COMMANDS = {
     "bench": "measure the embedded model, its judges, and the method on it",
     "sweep": "draw a list of prompts by LoRAs and modes; goes on where it was stopped",
     "evaluate": "measure pictures that are there: accuracies, CLIP score, nudity, FID",
-    "workflows": "write the workflows that ship, run each, and make its picture",
+    "workflows": "write the workflows that ship, run each, and make its pictures",
     "locales": "write the nodes' English texts, and list translations that do not fit them",
+    "archive": "build what the Comfy registry gets, and try it in an empty ComfyUI",
     "recipe": "remake the embedded model and the judges from icon sets and a sentence model",
 }
 NAME = "python dev"

@@ -10,7 +10,7 @@ from dev.environment import ROOT
 from dev.stages import become
 
 EXTRA = "pytest"
-NEEDS = ("diffusers", "evaluate", "sweep")
+NEEDS = ("archive", "browser", "diffusers", "evaluate", "sweep")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run pytest from the repository root: the whole suite on all cores, or what the arguments name on one."""
+    from dev import browser
+
+    browser.get()
     whole = [] if options.extra else ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]  # a process a core
     command = [sys.executable, "-m", "pytest", *whole, *options.extra]
     return become(command, cwd=ROOT, env={**os.environ, "UNGUIDE_HOST": str(options.host)})

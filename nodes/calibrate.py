@@ -6,7 +6,7 @@ from ..unguide_ops import calibrate as calibrating
 from ..unguide_ops import figures, host
 from ..unguide_ops.concept import Concept, EncodedConcept
 from ..unguide_ops.probe import ProbeSettings
-from .sockets import CATEGORY, ConceptSocket, LoRASocket, seed_input, size_inputs
+from .sockets import CATEGORY, ConceptSocket, LoRASocket, folded, seed_input, size_inputs
 
 
 class UnGuideCalibrate(io.ComfyNode):
@@ -19,6 +19,7 @@ class UnGuideCalibrate(io.ComfyNode):
             node_id="UnGuideCalibrate",
             display_name="UnGuide Calibrate",
             category=CATEGORY,
+            is_output_node=True,
             description="Measures how a concept LoRA changes prompts whose meaning is known, so that the gate can tell "
             "others apart. UnGuide Train LoRA does it at its end: this is for another base model or picture size, and "
             "for LoRAs made elsewhere. Save the result to keep it.",
@@ -31,14 +32,16 @@ class UnGuideCalibrate(io.ComfyNode):
                     "cfg", default=calibrating.CFG, min=0.0, max=100.0, step=0.1,
                     tooltip="Guidance of the pictures to be made.",
                 ),
-                io.Int.Input(
-                    "captions", default=calibrating.CAPTIONS, min=3, max=101, optional=True,
-                    tooltip="Everyday captions to look at, at most: more are steadier and take longer.",
-                ),
                 seed_input("Of the noise that they are looked at with."),
                 ConceptSocket.Input(
                     "concept", optional=True,
                     tooltip="What the LoRA forgets, from UnGuide Concept: needed for LoRAs made elsewhere.",
+                ),
+                *folded(
+                    io.Int.Input(
+                        "captions", default=calibrating.CAPTIONS, min=3, max=101, optional=True,
+                        tooltip="Everyday captions to look at, at most: more are steadier and take longer.",
+                    ),
                 ),
             ],
             outputs=[

@@ -25,7 +25,7 @@ def demo_judges() -> Committee:
         from ..dev.judge import Panel
     except ImportError as error:
         raise ImportError(
-            f"The demo judges cannot be imported ({error}): install the pack as a clone of its repository, or choose a "
+            f"The demo judges cannot be imported ({error}): install the pack again, or choose a "
             f"CLIP model as `classifier`."
         ) from error
     return Committee(*Panel().committee())
@@ -44,6 +44,7 @@ class UnGuideEvaluate(io.ComfyNode):
             node_id="UnGuideEvaluate",
             display_name="UnGuide Evaluate",
             category=CATEGORY,
+            is_output_node=True,
             description="Tells what a picture classifier takes the pictures for, and how often it is what you expect.",
             inputs=[
                 io.Image.Input("images", tooltip="The pictures, all made from one prompt."),

@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import files, host
-from .sockets import CATEGORY, LoRASocket
+from .sockets import CATEGORY, LoRASocket, folded
 
 
 class UnGuideSaveLoRA(io.ComfyNode):
@@ -25,21 +25,29 @@ class UnGuideSaveLoRA(io.ComfyNode):
                     default="unguide/concept",
                     tooltip="Folder and name below the loras folder; a number is added.",
                 ),
+                *folded(
+                    io.Boolean.Input(
+                        "with_prompts",
+                        default=True,
+                        tooltip="Write the concept's prompts into the file, and the picture beside it. Off: nobody can "
+                        "read there what was to be forgotten; to calibrate it again, connect UnGuide Concept.",
+                    ),
+                ),
             ],
             outputs=[io.String.Output(display_name="lora_name", tooltip="The name as the loaders list it.")],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, lora, filename_prefix) -> io.NodeOutput:
+    def execute(cls, lora, filename_prefix, with_prompts=True) -> io.NodeOutput:
         """Write the file; its name."""
-        path, name = host.new_lora_path(filename_prefix)
         try:
-            files.save_lora(path, lora)
+            path, name = host.new_lora_path(filename_prefix)
+            files.save_lora(path, lora if with_prompts else lora.without_prompts())
         except OSError as error:
             raise OSError(
-                f"The LoRA could not be saved as {name} ({error.strerror}). It is not lost: make room, or choose "
-                f"another `filename_prefix`, and run again; the trainer's result is still in the cache."
+                f"The LoRA could not be saved as {filename_prefix} ({error.strerror}). It is not lost: make room, or "
+                f"choose another `filename_prefix`, and run again; the trainer's result is still in the cache."
             ) from error
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 

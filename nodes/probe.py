@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..unguide_ops import figures, gate, host
 from ..unguide_ops.concept import lines
 from ..unguide_ops.probe import ProbeSettings, probe
-from .sockets import CATEGORY, LoRASocket, rate_input, seed_input, size_inputs, w_inputs
+from .sockets import CATEGORY, LoRASocket, folded, rate_input, seed_input, size_inputs, w_inputs
 
 
 class UnGuideStabilityProbe(io.ComfyNode):
@@ -20,6 +20,7 @@ class UnGuideStabilityProbe(io.ComfyNode):
             node_id="UnGuideStabilityProbe",
             display_name="UnGuide Stability Probe",
             category=CATEGORY,
+            is_output_node=True,
             description="Tells for each prompt whether it touches the erased concept, and the w to sample it with. "
             "The list outputs hold one entry a prompt, in order: link them to run the nodes behind once a prompt.",
             inputs=[
@@ -34,39 +35,32 @@ class UnGuideStabilityProbe(io.ComfyNode):
                     multiline=True,
                     tooltip='Prompts to decide, one a line. "" is the neutral prompt.',
                 ),
-                io.Int.Input(
-                    "seeds",
-                    default=1,
-                    min=1,
-                    max=1000,
-                    tooltip="Noises to average over. One will do when calibrated; the paper takes 30 for objects, 10 "
-                    "for nudity.",
-                ),
                 seed_input("The first of the seeds."),
-                io.Int.Input(
-                    "steps", default=50, min=1, max=1000, tooltip="Mode paper only: steps of the full schedule."
-                ),
-                io.Int.Input(
-                    "probe_steps",
-                    default=10,
-                    min=0,
-                    max=999,
-                    tooltip="Mode paper only: how many of them the base takes before predictions are compared.",
-                ),
                 io.Float.Input(
                     "cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance of the pictures to be made."
                 ),
                 *size_inputs("the pictures to be made"),
-                io.Combo.Input(
-                    "mode",
-                    options=list(gate.MODES),
-                    default=gate.CALIBRATED,
-                    optional=True,
-                    tooltip="calibrated: does the LoRA change the prompt's prediction as it changes the target's, more "
-                    "than it does everyday prompts'? paper: is its change larger than under the empty prompt?",
-                ),
                 rate_input("Mode calibrated only"),
-                *w_inputs(),
+                *folded(
+                    *w_inputs(),
+                    io.Int.Input(
+                        "seeds", default=1, min=1, max=1000,
+                        tooltip="Noises to average over. One will do when calibrated; the paper takes 30 for objects, "
+                        "10 for nudity.",
+                    ),
+                    io.Combo.Input(
+                        "mode", options=list(gate.MODES), default=gate.CALIBRATED,
+                        tooltip="calibrated: does the LoRA change the prompt's prediction as it changes the target's, "
+                        "more than it does everyday prompts'? paper: is its change larger than under the empty prompt?",
+                    ),
+                    io.Int.Input(
+                        "steps", default=50, min=1, max=1000, tooltip="Mode paper only: steps of the full schedule."
+                    ),
+                    io.Int.Input(
+                        "probe_steps", default=10, min=0, max=999,
+                        tooltip="Mode paper only: how many of them the base takes before predictions are compared.",
+                    ),
+                ),
             ],
             outputs=[
                 io.Float.Output(display_name="w", is_output_list=True, tooltip="w for each prompt."),
@@ -79,7 +73,7 @@ class UnGuideStabilityProbe(io.ComfyNode):
                 ),
                 io.String.Output(display_name="prompt", is_output_list=True, tooltip="The prompts, one by one."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, model, lora, clip, prompts, w_erased=-1.0, w_unrelated=1.0, **settings) -> io.NodeOutput:

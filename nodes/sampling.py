@@ -5,7 +5,7 @@ import json
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
-from ..unguide_ops.steering import SIDES, Course, SteeringSettings
+from ..unguide_ops.steering import ON_DOUBT, SIDES, Course, SteeringSettings
 from ..unguide_ops.unguidance import unguide
 from .sockets import CATEGORY, MOST, LoRASocket, rate_input, seed_input, w_inputs
 
@@ -60,12 +60,12 @@ def advanced(kind, name: str, tooltip: str, **more):
 def more_inputs():
     """How the gate inside sampling decides, where the probe's decision comes in, and how it is steered."""
     return [
+        rate_input("Gate inside sampling only"),
         advanced(
             io.Int, "gate_steps", default=SteeringSettings.gate_steps, min=1, max=50,
             tooltip="Gate inside sampling only: so many first steps are looked at. With more than one, the base model "
             "draws until then.",
         ),
-        rate_input("Gate inside sampling only"),
         io.Boolean.Input(
             "erased",
             optional=True,
@@ -108,6 +108,12 @@ def more_inputs():
             tooltip="Gate inside sampling with more than one step only: where the concept was found, begin again from "
             "the first noise, so that the gate's own steps are steered too.",
         ),
+        advanced(
+            io.Combo, "on_doubt", options=list(ON_DOUBT), default=SteeringSettings.on_doubt,
+            tooltip="Gate inside sampling only: what happens where it cannot decide, because the LoRA has no "
+            "calibration, or one for another base model, or a prediction is no number. stop: an error says what to "
+            "change. steer: the picture is sampled with w_erased.",
+        ),
     ]  # fmt: skip
 
 
@@ -139,29 +145,27 @@ def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, 
     return w_erased if erased else w_unrelated
 
 
-def warnings_of(model, lora, gate: str, size: tuple[int, int] | None = None, cfg: float | None = None) -> list[str]:
-    """Where the calibration of a gate inside sampling does not fit these pictures (`Calibration.misfits`)."""
-    if gate != INSIDE or lora.calibration is None:
-        return []
-    return lora.calibration.misfits(host.fingerprint(model), size, cfg)
+def ignored(gate: str, erased: bool | None = None, w: float | None = None, **settings) -> list[str]:
+    """Sentences on what is linked and does not count."""
+    linked = [name for name, it in (("w", w), ("erased", erased)) if it is not None and gate != LINKED]
+    return [f"`{name}` is linked and does not count: set `gate` to {LINKED!r}, or remove the link." for name in linked]
 
 
-def warned(model, lora, **gate):
-    """The guided MODEL for nodes that do not sample themselves; what does not fit stands on the node."""
-    guiding = guided(model, lora, lambda course: None, **gate)
-    if warnings := warnings_of(model, lora, gate["gate"]):
-        host.say_on_node("\n".join(warnings))
-    return guiding
+def outspoken(model, lora, **gate):
+    """The guided MODEL for nodes that do not sample themselves: what becomes of its runs stands on the node."""
+    say, warnings = host.voice_of_node(), ignored(**gate)
+    if warnings:
+        say("\n".join(warnings))
+    return guided(model, lora, lambda course: say("\n".join([*warnings, *in_words(course)])), **gate)
 
 
 def in_words(course: Course) -> list[str]:
     """What became of a run, for the node."""
-    each = dict.fromkeys(
-        f"w = {it.w:g}" + (f": {it.verdict.explained()}" if it.verdict else "") for it in course.decisions
-    )
+    each = dict.fromkeys(it.explained() for it in course.decisions)
     ratio = course.evaluations / max(1, course.plain_evaluations)
     asked = f"the LoRA was asked in {len(course.lora_steps)} steps" if course.lora_steps else "the LoRA was not asked"
-    return [*each, f"{course.evaluations} evaluations, {ratio:.2f} x plain sampling; {asked}"]
+    cost = f"{course.evaluations} evaluations, {ratio:.2f} x plain sampling; {asked}"
+    return [*course.warnings, *each, cost]
 
 
 class UnGuidance(io.ComfyNode):
@@ -186,7 +190,7 @@ class UnGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, **gate) -> io.NodeOutput:
         """The guided MODEL."""
-        return io.NodeOutput(warned(model, lora, **gate))
+        return io.NodeOutput(outspoken(model, lora, **gate))
 
 
 class UnGuidanceGuider(io.ComfyNode):
@@ -212,7 +216,7 @@ class UnGuidanceGuider(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, positive, negative, cfg, **gate) -> io.NodeOutput:
         """The guider."""
-        return io.NodeOutput(host.cfg_guider(warned(model, lora, **gate), positive, negative, cfg))
+        return io.NodeOutput(host.cfg_guider(outspoken(model, lora, **gate), positive, negative, cfg))
 
 
 class UnGuidanceKSampler(io.ComfyNode):
@@ -261,14 +265,15 @@ class UnGuidanceKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """The latent and the report."""
         courses: list[Course] = []
-        warnings = warnings_of(model, lora, gate["gate"], host.pixels(model, latent_image), cfg)
         guiding = guided(model, lora, courses.append, **gate)
         counter = host.EvaluationCounter()
         latent = host.ksample(
             counter.watch(guiding), seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise
         )
-        reports = [course.report() for course in courses]  # none where nothing was sampled, or with the gate off
-        whole = {"gate": gate["gate"], "warnings": warnings, "evaluations": counter.count}
-        report = json.dumps({**whole, **(reports[0] if reports else {})})
+        found = courses[0].report() if courses else {}  # none where nothing was sampled, or with the gate off
+        warnings, counted = ignored(**gate), {"evaluations": counter.count}
+        report = json.dumps(
+            {"gate": gate["gate"], **counted, **found, "warnings": [*warnings, *found.get("warnings", ())]}
+        )
         host.say_on_node("\n".join([*warnings, *(line for course in courses for line in in_words(course))]))
         return io.NodeOutput(latent, report, ui=ui.PreviewText(report))

@@ -10,6 +10,14 @@ ConceptSocket = io.Custom("UNGUIDE_CONCEPT")
 LoRASocket = io.Custom("UNGUIDE_LORA")
 
 
+def folded(*inputs):
+    """Inputs that the page hides until one asks for a node's advanced ones; they come last, as they leave gaps."""
+    for it in inputs:
+        it.optional = True
+        it.extra_dict = {"advanced": True}  # since 0.10 an argument of its own
+    return inputs
+
+
 def seed_input(tooltip: str):
     """A seed as KSampler has it."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)

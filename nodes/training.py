@@ -8,7 +8,7 @@ from ..unguide_ops import figures, files, host, settings, targets
 from ..unguide_ops.calibrate import calibrate
 from ..unguide_ops.showcase import showcase
 from ..unguide_ops.training import CANCELLED, Training, train
-from .sockets import CATEGORY, ConceptSocket, LoRASocket, seed_input, size_inputs
+from .sockets import CATEGORY, ConceptSocket, LoRASocket, folded, seed_input, size_inputs
 
 CUSTOM = "custom"
 DEFAULT = settings.OBJECT
@@ -92,6 +92,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
             node_id="UnGuideTrainLoRA",
             display_name="UnGuide Train LoRA",
             category=CATEGORY,
+            is_output_node=True,
             description="Trains a small LoRA under which the model, asked for the target prompt, predicts "
             "something else. The model itself is not changed. Cancel keeps what was trained so far as a file.",
             inputs=[
@@ -107,29 +108,34 @@ class UnGuideTrainLoRA(io.ComfyNode):
                 ),
                 *size_inputs("the pictures trained on: the model's native size"),
                 seed_input("The same seed and settings give the same LoRA."),
-                *CONTROLS,
-                _switch(
-                    "early_stop",
-                    "Stop as soon as the target is gone and hardly any kept prompt is changed as much.",
-                ),
-                _switch("checkpointing", "Compute activations twice instead of keeping them: less memory, more time."),
-                io.Int.Input(
-                    "preview_every",
-                    default=10,
-                    min=0,
-                    max=100_000,
-                    optional=True,
-                    tooltip="Show what the target prompt looks like under the LoRA at most every so many iterations. It"
-                    " costs nothing: these are the pictures trained on. 0: never.",
-                ),
-                io.Int.Input(
-                    "grid_steps",
-                    default=10,
-                    min=0,
-                    max=1000,
-                    optional=True,
-                    tooltip="Steps of the pictures in the final grid: 4 prompts by the base, the LoRA alone, and "
-                    "UnGuidance. 0: no grid.",
+                CONTROLS[0],
+                *folded(*CONTROLS[1:]),
+                *folded(
+                    _switch(
+                        "early_stop",
+                        "Stop as soon as the target is gone and hardly any kept prompt is changed as much.",
+                    ),
+                    _switch(
+                        "checkpointing", "Compute activations twice instead of keeping them: less memory, more time."
+                    ),
+                    io.Int.Input(
+                        "preview_every",
+                        default=10,
+                        min=0,
+                        max=100_000,
+                        optional=True,
+                        tooltip="Show what the target prompt looks like under the LoRA at most every so many "
+                        "iterations. It costs nothing: these are the pictures trained on. 0: never.",
+                    ),
+                    io.Int.Input(
+                        "grid_steps",
+                        default=10,
+                        min=0,
+                        max=1000,
+                        optional=True,
+                        tooltip="Steps of the pictures in the final grid: 4 prompts by the base, the LoRA alone, and "
+                        "UnGuidance. 0: no grid.",
+                    ),
                 ),
                 LoRASocket.Input(
                     "resume",
@@ -138,12 +144,14 @@ class UnGuideTrainLoRA(io.ComfyNode):
                     "one. Its rank and alpha count, and those above do not.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="For a sharp grid; without it the grid is a rough preview."),
-                io.String.Input(
-                    "pattern",
-                    default=DEFAULT.pattern,
-                    optional=True,
-                    tooltip="With custom targets: a regular expression for the names of the layers, as attn2.to_[kv]$. "
-                    "For model families that UnGuide does not know.",
+                *folded(
+                    io.String.Input(
+                        "pattern",
+                        default=DEFAULT.pattern,
+                        optional=True,
+                        tooltip="With custom targets: a regular expression for the names of the layers, as "
+                        "attn2.to_[kv]$. For model families that UnGuide does not know.",
+                    )
                 ),
             ],
             outputs=[
@@ -159,13 +167,13 @@ class UnGuideTrainLoRA(io.ComfyNode):
         """The trained LoRA, its loss curve, a report and a grid."""
         chosen = settings.TrainingSettings(**controls) if preset == CUSTOM else settings.preset(preset, **controls)
         watch = host.Watch(preview_every)
-        trained = train(model, concept, chosen, resume=resume, watch=watch)
+        trained = train(model, concept, chosen, resume=resume, watch=watch, rescue=keep)
         if trained.stopped == CANCELLED:
             keep(trained)
             raise host.Interrupted
         try:
             return cls.finish(model, concept, trained, preset, chosen, grid_steps, vae, watch)
-        except host.Interrupted:
+        except Exception:
             keep(trained)
             raise
 
@@ -193,11 +201,14 @@ class UnGuideTrainLoRA(io.ComfyNode):
 
 
 def keep(trained: Training) -> None:
-    """Save a LoRA whose training was cancelled, and say where; not before the first iteration is done."""
+    """Save a LoRA whose training ended early, and say where; not before the first iteration is done."""
     if not trained.monitor.history:
         return
-    path, name = host.new_lora_path("unguide/cancelled/concept")
-    files.save_lora(path, trained.lora)
-    host.say_on_node(
-        f"Cancelled. What was trained so far ({len(trained.monitor.history)} iterations) is kept as {name}"
-    )
+    so_far = f"What was trained so far ({len(trained.monitor.history)} iterations)"
+    try:
+        path, name = host.new_lora_path("unguide/cancelled/concept")
+        files.save_lora(path, trained.lora)
+    except OSError as error:
+        host.say_on_node(f"{so_far} could not be kept: {error.strerror}")
+    else:
+        host.say_on_node(f"{so_far} is kept as {name}")

@@ -30,7 +30,7 @@ PAIR = {"a.lora_down.weight": torch.ones(1, 3), "a.lora_up.weight": torch.ones(3
 
 
 def test_round_trip_keeps_every_bit(lora, tmp_path):
-    lora = ConceptLoRA(lora.pairs, {"target": "x"}, {"rank": 2}, lora.target_prompt)
+    lora = ConceptLoRA(lora.pairs, {"target": "x", "reference": "y"}, {"rank": 2}, lora.target_prompt)
     files.save_lora(tmp_path / "sub" / "it.safetensors", lora)
     again = files.load_lora(tmp_path / "sub" / "it.safetensors")
     assert (again.concept, again.training) == (lora.concept, lora.training)
@@ -73,6 +73,18 @@ def test_other_tools_find_what_they_show_and_nothing_about_the_machine(model, tr
     assert not any(it in json.dumps(told) for it in (str(tmp_path), str(Path.home()), platform.node() + "."))
 
 
+def test_the_prompts_can_be_left_out_and_the_gate_still_works(model, trained, sample, tmp_path):
+    shown = dataclasses.replace(trained, preview=torch.rand(40, 60, 3))
+    name = UnGuideSaveLoRA.execute(shown, "unguide/nameless", with_prompts=False).args[0]
+    path = host.lora_path(name)
+    assert not path.with_suffix(".preview.png").exists()
+    with safe_open(path, "pt") as file:
+        assert not any(word in json.dumps(file.metadata()) for word in ("cat", "feline", "kitty", "photo"))
+    courses = []
+    sample(unguide(model, files.load_lora(path), SteeringSettings(), courses.append))
+    assert [it.w for it in courses[0].decisions] == [-1.0, -1.0]
+
+
 def test_names_count_up_and_stay_in_the_loras_folder():
     first, _ = host.new_lora_path("unguide/count")
     first.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +103,7 @@ def test_a_full_disk_is_told_with_what_to_do(lora, monkeypatch):
         UnGuideSaveLoRA.execute(lora, "unguide/full")
 
 
-@pytest.mark.parametrize("step", ["fdopen", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(lora, tmp_path, monkeypatch, step):
     path = tmp_path / "it.safetensors"
     files.save_lora(path, lora)
@@ -104,6 +116,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(lora, tmp_path,
     with pytest.raises(OSError, match="No space"):
         files.save_lora(path, ConceptLoRA({}))
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_removed_an_hour_later_and_nothing_else(lora, tmp_path):
+    old, new, other = (tmp_path / name for name in ("a.1.unguide-part", "b.2.unguide-part", "c.part"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    files.save_lora(tmp_path / "it.safetensors", lora)
+    assert {path.name for path in tmp_path.iterdir()} == {new.name, other.name, "it.safetensors"}
 
 
 def test_loras_made_elsewhere_are_read(tmp_path, lora):
@@ -123,10 +145,10 @@ def test_loras_made_elsewhere_are_read(tmp_path, lora):
         ({"a.lora_down.weight": torch.ones(2, 3), "a.lora_up.weight": torch.ones(3, 4)}, {}, "rank"),
         ({"model.diffusion_model.out.2.weight": torch.ones(2)}, {}, "out.2.weight"),
         ({f"lora_te_{key}": value for key, value in PAIR.items()}, {}, "nothing for the diffusion model"),
-        (PAIR, {"unguide": "{"}, "Expecting"),
-        (PAIR, {"unguide": "[1]"}, "list"),
-        (PAIR, {"unguide": '{"concept": [1]}'}, "sequence"),
-        (PAIR, {"unguide": '{"target_prompt": "*"}'}, "base64"),
+        (PAIR, {"unguide": "{"}, "unguide: Invalid JSON"),
+        (PAIR, {"unguide": "[1]"}, "unguide: .*object"),
+        (PAIR, {"unguide": '{"concept": [1]}'}, "concept: "),
+        (PAIR, {"unguide": '{"target_prompt": "*"}'}, "target prompt cannot be read.*base64"),
     ],
 )
 def test_a_file_that_is_no_concept_lora_is_refused_by_name(tmp_path, tensors, metadata, message):
@@ -154,7 +176,7 @@ def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, me
         return files.load_lora(path)
 
     assert load(CALIBRATION).calibration.threshold(1.0, 0.01) > 0.1
-    with pytest.raises(ValueError, match=f"its calibration is malformed: {message}"):
+    with pytest.raises(ValueError, match=f"its metadata is malformed: calibration.{message}"):
         load({**CALIBRATION, **changes})
 
 
@@ -162,7 +184,10 @@ def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, me
 @given(data=st.data())
 def test_damaged_bytes_give_a_lora_or_a_clear_error(tmp_path, data):
     path = tmp_path / "it.safetensors"
-    files.save_lora(path, ConceptLoRA({"a": LowRankPair(torch.ones(1, 3), torch.ones(2, 1), 1.0)}, {"target": "t"}))
+    files.save_lora(
+        path,
+        ConceptLoRA({"a": LowRankPair(torch.ones(1, 3), torch.ones(2, 1), 1.0)}, {"target": "t", "reference": "r"}),
+    )
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

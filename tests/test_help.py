@@ -82,7 +82,7 @@ def test_a_page_names_nothing_in_backticks_that_its_node_has_not(node):
 def test_a_page_has_its_parts(node):
     begins, *parts = re.split(r"^## ", without_graphs(PAGES[node]), flags=re.MULTILINE)
     assert re.match(r"\*\*[^*]+\*\*\n\n", begins)  # in one sentence what it is for
-    titles = ["What matters", "Outputs", "What it costs", "If something goes wrong"]
+    titles = ["What matters", "Outputs", "What it costs", "If something goes wrong", "In a graph"]
     assert [it.splitlines()[0] for it in parts] == titles
     assert parts[-1].count("**What it is not:** ") == 1
 

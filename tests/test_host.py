@@ -169,6 +169,14 @@ def test_guiders_call_what_shall_not_be_seen_by_names_we_know(model, encode, kin
     assert set(guider.original_conds) <= {"positive", "middle", "negative", "empty_negative_prompt"}
 
 
+def test_guiders_know_their_guidance(model):
+    """wrappers.Run.cfg: `cfg`, or `cfg1` of the one with two."""
+    plain, dual = comfy.samplers.CFGGuider(model), Guider_DualCFG(model)
+    plain.set_cfg(3.0)
+    dual.set_cfg(5.0, 2.0)
+    assert plain.cfg == 3.0 and dual.cfg1 == 5.0 and not hasattr(plain, "cfg1")
+
+
 def test_where_and_when_a_prompt_counts_stands_in_keys_we_know(look, encode):
     """wrappers.WHERE_AND_WHEN: without them it is the same prompt, everywhere and all the time."""
     (where,) = nodes.ConditioningSetArea().append(encode(CAT), 32, 32, 0, 0, 0.5)

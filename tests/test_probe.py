@@ -116,6 +116,13 @@ def test_a_lora_that_changes_nothing_or_is_no_number_is_an_error_not_an_unrelate
             probe(model, broken, encode_with(clip), [DOG], ProbeSettings(**SMALL))
 
 
+def test_in_paper_mode_a_prediction_that_is_no_number_is_an_error_too(model, clip, trained):
+    pairs = {name: LowRankPair(it.down, it.up * float("nan"), it.alpha) for name, it in trained.pairs.items()}
+    with pytest.raises(ValueError, match="cannot decide"):
+        probe(model, dataclasses.replace(trained, pairs=pairs), encode_with(clip), [DOG],
+              ProbeSettings(mode=gate.PAPER, **SMALL))  # fmt: skip
+
+
 def test_scores_do_not_depend_on_how_many_fit_in_memory(model, clip, lora, monkeypatch):
     together = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, **SMALL))
     monkeypatch.setattr(host, "rows_that_fit", lambda *args: 3)

@@ -1,6 +1,9 @@
 """The gate inside sampling: per picture, at the first step, with the probe's own statistic and threshold."""
 
 import dataclasses
+import itertools
+import json
+import re
 
 import comfy.sample
 import comfy.samplers
@@ -14,8 +17,9 @@ from comfy.context_windows import (
 )
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-from unguide.nodes.sampling import UnGuidanceGuider, weight
+from unguide.nodes.sampling import UnGuidanceGuider, UnGuidanceKSampler, weight
 from unguide.unguide_ops import host
+from unguide.unguide_ops.calibration import Level
 from unguide.unguide_ops.probe import Walk, measure, response
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
@@ -258,3 +262,92 @@ def test_a_bypassed_lora_stops_the_gate(model, trained, sample):
     guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass(model))
     with pytest.raises(ValueError, match="changes nothing"):
         sample(guided, CAT)
+
+
+# --- when the gate cannot decide
+
+
+def calibrated(lora, **changes):
+    return dataclasses.replace(lora, calibration=lora.calibration.model_copy(update=changes))
+
+
+def with_levels(lora, **scores):
+    return calibrated(lora, levels=tuple(Level(**it.model_dump() | scores) for it in lora.calibration.levels))
+
+
+DOUBTS = {
+    "no calibration": (lambda lora: dataclasses.replace(lora, calibration=None), "not calibrated"),
+    "no target prompt": (lambda lora: dataclasses.replace(lora, target_prompt={}), "not calibrated"),
+    "another base model": (lambda lora: calibrated(lora, base="another"), "calibrated on another base model"),
+    "too few known prompts": (lambda lora: with_levels(lora, neutral=(), preserved=()), "too few"),
+    "everyday prompts as high as the target": (
+        lambda lora: with_levels(lora, neutral=(1.0, 1.1, 1.2), preserved=()), "scored as high as its target"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "why"), DOUBTS.values(), ids=DOUBTS)
+def test_a_gate_that_cannot_decide_stops_or_steers_as_it_was_told(model, trained, sample, change, why):
+    with pytest.raises(ValueError, match=f"{why}.*`on_doubt`"):
+        sample(gated(model, change(trained))[0], DOG)
+    guided, found = gated(model, change(trained), on_doubt="steer")
+    assert relative_error(sample(guided, DOG), sample(always(model, trained), DOG)) < CLOSE
+    assert all(it.w == -1.0 and re.search(why, it.doubt) and "in doubt" in it.explained() for it in found)
+    assert json.loads(json.dumps(found[0].report()))["doubt"] == found[0].doubt
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_prediction_that_is_no_number_is_a_doubt_about_its_own_picture_alone(model, trained, sample, value):
+    def spoiled_in_the_gate(guided, calls=(2, 3)):
+        """The first of two pictures, where the gate looks: in what it asks for besides the base's own prediction."""
+        asked = itertools.count(1)
+
+        def around_forward(executor, *args, **kwargs):
+            predicted = executor(*args, **kwargs)
+            if next(asked) in calls:
+                predicted[::2] = value
+            return predicted
+
+        guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", around_forward)
+        return guided
+
+    with pytest.raises(ValueError, match=r"no number \(NaN or infinite\).*`on_doubt`"):
+        sample(spoiled_in_the_gate(gated(model, trained)[0]), DOG)
+    guided, found = gated(model, trained, on_doubt="steer")
+    drawn, steered = sample(spoiled_in_the_gate(guided), DOG), sample(always(model, trained), DOG)
+    assert [it.w for it in found] == [-1.0, 1.0] and found[0].doubt and not found[1].doubt
+    assert relative_error(drawn[:1], steered[:1]) < CLOSE and torch.equal(drawn[1:], sample(model, DOG)[1:])
+
+
+def test_a_lora_without_effect_stops_also_where_doubts_are_steered(model, trained, sample):
+    guided = gated(model, trained, on_doubt="steer")[0]
+    guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass(model))
+    with pytest.raises(ValueError, match="changes nothing"):
+        sample(guided, CAT)
+
+
+def test_a_run_that_the_calibration_was_not_made_for_is_told(model, trained, sample):
+    courses = []
+    sample(unguide(model, calibrated(trained, width=72), SteeringSettings(), courses.append), CAT, cfg=3.0)
+    sample(unguide(model, trained, SteeringSettings(), courses.append), CAT)
+    sample(unguide(model, calibrated(trained, base="another"), SteeringSettings(w=-1.0), courses.append), CAT, cfg=3.0)
+    assert [len(course.report()["warnings"]) for course in courses] == [2, 0, 0]
+    assert "at 72 x 64 pixels, not 64 x 64" in courses[0].warnings[0] and "cfg 7.5, not 3" in courses[0].warnings[1]
+
+
+def test_a_link_that_does_not_count_is_told(model, clip, trained):
+    latent = {"samples": torch.zeros(1, 24, 8, 8)}
+    prompts = {"positive": host.encode(clip, DOG), "negative": host.encode(clip, "")}
+    drawing = {"seed": 1, "steps": 2, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+
+    def warnings(gate, **linked):
+        weights = {"w_erased": -1.0, "w_unrelated": 1.0}
+        ran = UnGuidanceKSampler.execute(
+            model, trained, gate=gate, latent_image=latent, **prompts, **drawing, **weights, **linked
+        )
+        return json.loads(ran.args[1])["warnings"]
+
+    for gate in ("inside sampling", "always erase", "off"):
+        assert [it.split()[0] for it in warnings(gate, w=0.5, erased=True)] == ["`w`", "`erased`"]
+        assert not warnings(gate)
+    assert not warnings("linked", w=0.5, erased=True)

@@ -16,7 +16,10 @@ VERSION = 1
 MOST = 1000  # scores of a group
 QUARTER = 0.25  # of the way to the target; chosen on the `choose` words of the benchmark
 
-Scores = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(max_length=MOST)]
+HIGHEST = 1e6  # score; the target's is 1
+
+Score = Annotated[float, Field(ge=-HIGHEST, le=HIGHEST, allow_inf_nan=False)]
+Scores = Annotated[tuple[Score, ...], Field(max_length=MOST)]
 
 
 class Level(BaseModel):
@@ -55,12 +58,22 @@ class Calibration(BaseModel):
     levels: tuple[Level, ...] = Field(min_length=1, max_length=50)
 
     def judge(self, course: Mapping[float, float], false_positive_rate: float) -> gate.Verdict:
-        """On a prompt's scores at some noise levels: score, threshold and probability are means over them."""
-        return gate.Verdict(
+        """On a prompt's scores at some noise levels: score, threshold and probability are means over them.
+
+        Raises ValueError where nothing can be decided: scores that are no numbers, or a threshold that not even the
+        target's score of 1 exceeds.
+        """
+        verdict = gate.Verdict(
             fmean(course.values()),
             fmean(self.threshold(sigma, false_positive_rate) for sigma in course),
             fmean(self.probability(sigma, score) for sigma, score in course.items()),
         )
+        if verdict.threshold >= 1:
+            raise ValueError(
+                "The gate cannot decide: when this LoRA was calibrated, everyday prompts scored as high as its target. "
+                "Put UnGuide Calibrate behind it, or train it again."
+            )
+        return verdict
 
     def threshold(self, sigma: float, false_positive_rate: float) -> float:
         """The score beyond which a prompt means the concept, at any noise level: between levels, in log sigma.
@@ -71,8 +84,8 @@ class Calibration(BaseModel):
         """
 
         def at(level: Level) -> float:
-            mean = fmean(level.unrelated)
-            return min(gate.threshold(level.unrelated, false_positive_rate), mean + QUARTER * (1 - mean))
+            limit, mean = gate.threshold(level.unrelated, false_positive_rate), fmean(level.unrelated)
+            return min(limit, mean + QUARTER * (1 - mean))
 
         return self._at(sigma, at)
 

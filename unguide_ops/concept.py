@@ -5,20 +5,47 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from .strangers import brief, check_file, first_problem, read_json
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 NEUTRAL = ""
 LARGEST_FILE = 1_000_000  # bytes
+MOST_PROMPTS = 1000  # of a kind
+MOST_BRACKETS = 100  # that a prompt opens: text encoders read them as weights within weights
+WEIGHT = re.compile(r":([^:()]*)\)")  # as in (these words:1.2)
+HEAVIEST = 100
 FRAME = {"a", "an", "the", "of", "photo", "picture", "image", "painting", "drawing"}  # words that frame a picture
 
-Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
-NamedPrompt = Annotated[Prompt, StringConstraints(min_length=1)]
+
+def _readable(prompt: str) -> str:
+    if "\0" in prompt:
+        raise ValueError("holds a NUL character: take it out")
+    if prompt.count("(") > MOST_BRACKETS:
+        raise ValueError(f"opens more than {MOST_BRACKETS} brackets: take some out")
+    if any(not abs(_number(it)) <= HEAVIEST for it in WEIGHT.findall(prompt)):
+        raise ValueError(f"gives words a weight beyond {HEAVIEST}, or one that is no number: change it")
+    return prompt
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # no weight
+        return 1.0
+
+
+_constraints = partial(StringConstraints, strip_whitespace=True, max_length=2000)
+Prompt = Annotated[str, _constraints(), AfterValidator(_readable)]
+NamedPrompt = Annotated[str, _constraints(min_length=1), AfterValidator(_readable)]
+Prompts = Annotated[tuple[Prompt, ...], Field(max_length=MOST_PROMPTS)]
+NamedPrompts = Annotated[tuple[NamedPrompt, ...], Field(max_length=MOST_PROMPTS)]
 
 
 class Concept(BaseModel):
@@ -32,16 +59,16 @@ class Concept(BaseModel):
 
     target: NamedPrompt
     reference: NamedPrompt
-    synonyms: tuple[NamedPrompt, ...] = ()
-    other: tuple[Prompt, ...] = ()
-    preserve: tuple[NamedPrompt, ...] = ()
+    synonyms: NamedPrompts = ()
+    other: Prompts = ()
+    preserve: NamedPrompts = ()
 
     @model_validator(mode="after")
     def _something_to_erase(self) -> Concept:
         if self.target.lower() == self.reference.lower():
             raise ValueError(
-                f"`target` and `reference` are the same ({self.target!r}), so that there is nothing to forget: write "
-                f"under `reference` what shall be drawn instead"
+                f"`target` and `reference` are the same ({brief(self.target)!r}), so that there is nothing to forget: "
+                f"write under `reference` what shall be drawn instead"
             )
         return self
 
@@ -51,8 +78,9 @@ class Concept(BaseModel):
 
         "a cat on a sofa" for "a photo of the cat"; but not "a photo of a person" for "a photo of a nude person".
         """
-        names = [_said(prompt) for prompt in (self.target, *self.synonyms)]
-        return tuple(it for it in self.preserve if not any(name <= _said(it) for name in names if name))
+        names = [name for name in map(_said, (self.target, *self.synonyms)) if name]
+        said = {it: _said(it) for it in self.preserve}
+        return tuple(it for it in self.preserve if not any(name <= said[it] for name in names))
 
     @property
     def erased(self) -> tuple[str, ...]:
@@ -100,14 +128,11 @@ def presets() -> list[str]:
 
 def read_prompt_file(path: Path) -> Concept:
     """A concept from a JSON file. Raises ValueError that names the file and what is wrong with it."""
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path.name} is larger than {LARGEST_FILE} bytes: this is not a prompt file.")
+    check_file(path, LARGEST_FILE, "prompt file")
     try:
-        return Concept.model_validate_json(path.read_bytes())
+        return Concept.model_validate_json(read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(f"{path.name}: {place}: {first['msg']}.") from None
+        raise ValueError(f"{brief(path.name)}: {first_problem(error)}.") from None
 
 
 def lines(text: str) -> tuple[str, ...]:
@@ -125,12 +150,17 @@ def concept_from(preset: str | Path | None, target: str, reference: str, synonym
     fields |= {"synonyms": lines(synonyms), "preserve": lines(preserve)}
     filled = {name: value for name, value in fields.items() if value}
     if preset is not None:
+        if isinstance(preset, str) and preset not in presets():
+            raise ValueError(f"There is no preset {brief(preset)!r}: choose from {', '.join(presets())}.")
         file = preset if isinstance(preset, Path) else PROMPTS / f"{preset}.json"
         filled = read_prompt_file(file).model_dump() | filled
     for name in ("target", "reference"):
         if name not in filled:
             raise ValueError(f"`{name}` is empty: write a prompt, or choose a `preset`.")
-    return Concept.model_validate(filled | {"preserve": filled.get("preserve") or default_preserve()})
+    try:
+        return Concept.model_validate(filled | {"preserve": filled.get("preserve") or default_preserve()})
+    except ValidationError as error:
+        raise ValueError(f"{first_problem(error, 'the concept')}.") from None
 
 
 def default_preserve() -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from statistics import fmean, stdev
 
 import torch
@@ -16,17 +17,28 @@ from scipy.stats import t as student
 CALIBRATED, PAPER = "calibrated", "paper"
 MODES = (CALIBRATED, PAPER)
 LEAST_EFFECT = 1e-5  # of a LoRA on its target's prediction; below is rounding
+NO_NUMBER = (
+    "The gate cannot decide: the model or the LoRA predicts what is no number (NaN or infinite). Load the model in "
+    "another precision, or train the LoRA again."
+)
 TAILS = 3  # normal ones would be infinitely many
 FEWEST = 3  # scores of unrelated prompts that a threshold can be made of
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A prompt's score, the threshold it is held against, and how likely it means the concept (None: not known)."""
+    """A prompt's score, the threshold it is held against, and how likely it means the concept (None: not known).
+
+    Raises ValueError for what is no number: compared with one, every prompt would be unrelated.
+    """
 
     score: float
     threshold: float
     probability: float | None = None
+
+    def __post_init__(self):
+        if not (isfinite(self.score) and isfinite(self.threshold)):
+            raise ValueError(NO_NUMBER)
 
     @property
     def erased(self) -> bool:
@@ -58,17 +70,18 @@ def response(base, lora, base_target, lora_target) -> torch.Tensor:
 
     With d(c) = e_lora(c) - e_base(c): `<d(c), d(c*)> / ||d(c*)||^2`. Not in the paper, whose norm depends on the LoRA's
     strength and the noise level, and counts changes of any kind; this is a pure number, the same in x0, eps and v.
-    Raises ValueError when the LoRA changes nothing under its target, or predicts what is no number.
+    NaN where a prediction is no number. Raises ValueError when the LoRA changes nothing under its target: steering
+    would change nothing either.
     """
     change, goal = (lora - base).flatten(1).float(), (lora_target - base_target).flatten(1).float()
     scores = (change * goal).sum(1) / goal.square().sum(1)
     effect = goal.norm(dim=1) / base_target.flatten(1).float().norm(dim=1)
-    if not (scores.isfinite().all() and (effect > LEAST_EFFECT).all()):
+    if (effect <= LEAST_EFFECT).any():
         raise ValueError(
-            "The gate cannot decide: under its own target prompt the LoRA changes nothing, or predicts what is no "
-            "number. Train it again, or check that it was made for this model."
+            "The gate cannot decide: under its own target prompt the LoRA changes nothing. Train it again, or check "
+            "that it was made for this model."
         )
-    return scores
+    return scores.where(scores.isfinite(), torch.nan)
 
 
 def threshold(unrelated: Sequence[float], false_positive_rate: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ import torch
 
 from . import files
 from .lora import ConceptLoRA, LowRankPair, Place
+from .pickles import read_plain
+from .strangers import brief, check_file
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 AUTHORS_ALPHA = 8.0  # their files do not say it (paper section 3)
-AUTHORS = re.compile(r"(?:model\.diffusion_model\.)?(?P<path>.+)\.lora\.(?P<half>[AB])")
+AUTHORS = re.compile(r".+\.lora\.[AB]")
 WRAPPERS = re.compile(r"^(((base_model\.)?model\.)?(diffusion_model\.)?|unet\.|transformer\.|lora_unet_)+")
 
 
@@ -42,7 +43,7 @@ def import_lora(path: Path, places: Mapping[str, Place], alpha: float = AUTHORS_
     """
     tensors, metadata = read_tensors(path)
     try:
-        if all(AUTHORS.fullmatch(key) for key in tensors):
+        if tensors and all(AUTHORS.fullmatch(key) for key in tensors):
             return Imported(ConceptLoRA(_named(_authors(tensors, alpha), places)), "UnGuide authors", 0)
         dotted = {key.replace("_lora.down.", ".lora.down.").replace("_lora.up.", ".lora.up."): it
                   for key, it in tensors.items()}  # fmt: skip
@@ -50,41 +51,36 @@ def import_lora(path: Path, places: Mapping[str, Place], alpha: float = AUTHORS_
         left_out = sum(1 for key in dotted if files.TEXT_ENCODER.match(key))
         lora.pairs, lora.others = _named(lora.pairs, places), _named(lora.others, places)
         return Imported(lora, _layout(next(iter(dotted))), left_out)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path.name} cannot be imported: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{brief(path.name)} cannot be imported: {error}") from None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors of a file by name, and a safetensors file's metadata. Raises ValueError, naming the file."""
     if path.suffix.lower() not in PICKLES:
         return files.read_tensors(path)
-    if path.stat().st_size > files.LARGEST_FILE:
-        raise ValueError(f"{path.name} is larger than {files.LARGEST_FILE} bytes: this is not a LoRA.")
+    check_file(path, files.LARGEST_FILE, "LoRA")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
+        return read_plain(path), {}
+    except ValueError as error:
         raise ValueError(
-            f"{path.name} is no file of plain tensors: it is damaged, or holds code, which is never executed. Ask its "
-            f"maker for a safetensors file. ({' '.join(str(error).split())[:200] or type(error).__name__})"
+            f"{brief(path.name)} is no file of plain tensors: {brief(error, 300)}. Code in it is never executed: "
+            f"ask its maker for a safetensors file."
         ) from None
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not found or not all(isinstance(it, torch.Tensor) for it in found.values()):
-        raise ValueError(f"{path.name} holds no LoRA: expected are tensors by name.")
-    return {str(key): it for key, it in found.items()}, {}
 
 
 def _authors(tensors: Mapping[str, torch.Tensor], alpha: float) -> dict[str, LowRankPair]:
     """Y = W x + alpha * (x A) B with A [in, rank] and B [rank, out]."""
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        found = AUTHORS.fullmatch(key)
-        assert found
-        halves.setdefault(found["path"], {})[found["half"]] = tensor
+        files.check_numbers(key, tensor)
+        path, _, half = key.removeprefix("model.diffusion_model.").rpartition(".lora.")
+        halves.setdefault(path, {})[half] = tensor
     pairs = {}
     for path, its in halves.items():
         a, b = its.get("A"), its.get("B")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-            raise ValueError(f"`{path}` has no matching A [in, rank] and B [rank, out].")
+            raise ValueError(f"`{brief(path)}` has no matching A [in, rank] and B [rank, out].")
         pairs[path] = LowRankPair(a.T.float().contiguous(), b.T.float().contiguous(), alpha)
     return pairs
 
@@ -100,8 +96,8 @@ def _named(layers: Mapping[str, object], places: Mapping[str, Place]) -> dict:
             found[known] = it
     if unknown:
         raise ValueError(
-            f"{len(unknown)} of its {len(layers)} layers are not in this model, `{unknown[0]}` for one. Connect the "
-            f"model family that it was made for."
+            f"{len(unknown)} of its {len(layers)} layers are not in this model, `{brief(unknown[0])}` for one. Connect "
+            f"the model family that it was made for."
         )
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn.functional import linear
@@ -101,6 +101,10 @@ class ConceptLoRA:
     calibration: Calibration | None = None
     others: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     preview: torch.Tensor | None = None  # [H, W, 3], what it does in a picture; kept beside its file
+
+    def without_prompts(self) -> ConceptLoRA:
+        """The same, with nothing that can be read or seen of its concept; the target prompt's encoding it needs."""
+        return replace(self, concept={}, preview=None)
 
     @property
     def is_zero(self) -> bool:

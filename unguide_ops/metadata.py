@@ -35,6 +35,7 @@ def shown(lora: ConceptLoRA) -> dict[str, str]:
     base = str(training.get("base_model", ""))
     architecture, version = BASES.get(base, ("", ""))
     rank = max((pair.rank for pair in lora.pairs.values()), default=0)
+    sized = {"width", "height"} <= training.keys()
     fields = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture}/lora" if architecture else "",
@@ -44,7 +45,7 @@ def shown(lora: ConceptLoRA) -> dict[str, str]:
             f"Forgets {concept['target']!r}: use it with the UnGuide nodes for ComfyUI. Loaded as a style it draws "
             f"{concept.get('reference', 'something else')!r} in its place."
         ),
-        "modelspec.resolution": f"{training['width']}x{training['height']}" if "width" in training else "",
+        "modelspec.resolution": f"{training['width']}x{training['height']}" if sized else "",
         "ss_base_model_version": version,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank) if rank else "",

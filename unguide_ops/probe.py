@@ -156,7 +156,10 @@ def response(live, branch: Branch, x: torch.Tensor, sigma: float, asked: list[st
         lora, lora_target = live.row_predictions(rows, x.new_full((len(rows),), sigma), [*asked, *target]).split(
             [len(x), len(distinct)]
         )
-    return gate.response(base, lora, base_target[place], lora_target[place])
+    scores = gate.response(base, lora, base_target[place], lora_target[place])
+    if not scores.isfinite().all():
+        raise ValueError(gate.NO_NUMBER)
+    return scores
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,20 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
 
 from .concept import PROMPTS, Concept, Prompt
+from .strangers import brief, check_file, check_parts, first_problem, read_json
 
 LISTS = PROMPTS / "lists"
 SUFFIXES = (".csv", ".json")
+LARGEST_CSV = 100_000_000_000  # bytes: it is read row by row
 LARGEST_JSON = 50_000_000  # bytes
-LONGEST_LINE = 1_000_000  # bytes
+MOST_PARTS = 3_000_000  # of JSON: see `check_parts`
+LONGEST_LINE = 1_000_000  # bytes; of a row as well, on however many lines
+MOST_COLUMNS = 1000
 LONGEST_CELL = 20_000  # characters; a quote that is never closed ends there
 DELIMITERS = ",;\t"
 NAME_LENGTH = 60
@@ -79,9 +83,11 @@ def read_prompt_list(path: Path) -> Iterator[Row | Problem]:
     not grow with the length of a CSV, but for a few bytes a row. Raises ValueError when the file as a whole is no list.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path.name} is no prompt list: use a file that ends in {' or '.join(SUFFIXES)}.")
+        raise ValueError(f"{brief(path.name)} is no prompt list: use a file that ends in {' or '.join(SUFFIXES)}.")
+    is_json = path.suffix.lower() == ".json"
+    check_file(path, LARGEST_JSON if is_json else LARGEST_CSV, "prompt list")
     seen: dict[bytes, str] = {}
-    cells = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
+    cells = _json_rows(path) if is_json else _csv_rows(path)
     for index, (place, row) in enumerate(cells):
         found = Problem(index, place, row) if isinstance(row, str) else _row(index, place, row)
         if isinstance(found, Row):
@@ -99,33 +105,32 @@ def _row(index: int, place: str, cells: dict) -> Row | Problem:
         first = error.errors()[0]
         named = f"`{'.'.join(map(str, first['loc']))}`"
         value = "" if first["type"] == "missing" else f" ({str(first['input'])[:40]!r})"
-        return Problem(index, place, f"{named}{value}: {first['msg']}")
+        return Problem(index, place, f"{named}{value}: {first['msg'].removeprefix('Value error, ')}")
     return Row(index, it.prompt, it.seed, it.guidance, {key: str(cell) for key, cell in (it.model_extra or {}).items()})
 
 
 class _AnyList(RootModel):
     """A list in JSON."""
 
-    root: list[str | dict[str, str | float | int | None]]
+    root: list[Any]
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
-    if path.stat().st_size > LARGEST_JSON:
-        raise ValueError(f"{path.name} is larger than {LARGEST_JSON} bytes: split it, or use CSV.")
-    text = path.read_bytes()
-    rows: Iterable[str | dict]
+    text = read_json(path)
+    rows: Iterable[Any]
     try:
+        check_parts(text, MOST_PARTS)
         if text.lstrip()[:1] == b"[":
             rows = _AnyList.model_validate_json(text).root
         else:
-            concept = Concept.model_validate_json(text)
-            rows = _of_concept(concept)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(it) for it in first["loc"][:2]) or "the file"
+            rows = _of_concept(Concept.model_validate_json(text))
+        if not all(isinstance(row, str | dict) for row in rows):
+            raise ValueError("the file: it holds other things than prompts")
+    except ValueError as error:
+        why = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise ValueError(
-            f"{path.name}: {place}: {first['msg']}. A prompt list in JSON is an array of prompts, or a concept's file "
-            f"with target, reference, synonyms and other."
+            f"{brief(path.name)}: {why}. A prompt list in JSON is an array of prompts, or a concept's file with "
+            f"target, reference, synonyms and other."
         ) from None
     for number, row in enumerate(rows, 1):
         yield f"entry {number}", {"prompt": row} if isinstance(row, str) else row
@@ -147,18 +152,21 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
     with path.open("rb") as file:
         lines = _Lines(file)
         first = next(lines, "")
-        if lines.take_fault() or "\0" in first:
-            raise ValueError(f"{path.name} is not a UTF-8 text: save it as 'CSV UTF-8'.")
+        if lines.take_fault():
+            raise ValueError(f"{brief(path.name)} is not a UTF-8 text: save it as 'CSV UTF-8'.")
         delimiter = next((it for it in DELIMITERS if "prompt" in _header(first, it)), None)
         if delimiter is None:
             raise ValueError(
-                f"{path.name} has no column `prompt`: its first row names the columns, and is {first.strip()[:80]!r}"
+                f"{brief(path.name)} has no column `prompt`: its first row names the columns, and is {brief(first)!r}"
             )
         columns = _header(first, delimiter)
+        if len(columns) > MOST_COLUMNS:
+            raise ValueError(f"{brief(path.name)} has {len(columns)} columns: keep {MOST_COLUMNS} at most.")
         number = 1
         while True:  # again after a row at which the reader gave up
             try:
                 for cells in csv.reader(lines, delimiter=delimiter):
+                    lines.row = 0
                     fault = lines.take_fault()
                     if not cells and not fault:
                         continue
@@ -166,13 +174,17 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
                     yield f"row {number}", fault or _named(columns, cells)
                 return
             except csv.Error as error:
+                lines.row = 0
                 lines.take_fault()
                 number += 1
                 yield f"row {number}", f"{error}; is a quote missing?"
 
 
 def _header(line: str, delimiter: str) -> list[str]:
-    return [it.strip() for it in next(csv.reader([line], delimiter=delimiter), [])]
+    try:
+        return [it.strip() for it in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:  # too long, or ended as on no system of today
+        return []
 
 
 def _named(columns: list[str], cells: list[str]) -> dict | str:
@@ -187,6 +199,7 @@ class _Lines:
 
     def __init__(self, file: BinaryIO):
         self._file, self._fault = file, ""
+        self.row = 0  # bytes since it was set to 0, where a row began
         start = file.read(3)
         self._ahead = b"" if start == b"\xef\xbb\xbf" else start  # a byte order mark
 
@@ -206,6 +219,12 @@ class _Lines:
             self._fault = f"is longer than {LONGEST_LINE} bytes"
             while line and not line.endswith(b"\n"):
                 line = self._file.readline(LONGEST_LINE)
+            return "\n"
+        self.row += len(line)
+        if self.row > LONGEST_LINE:  # a row on many lines, each with a quote that ends on the next
+            raise csv.Error(f"is longer than {LONGEST_LINE} bytes")
+        if b"\0" in line:
+            self._fault = "holds a NUL character: take it out"
             return "\n"
         try:
             return line.decode("utf-8")

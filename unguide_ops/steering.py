@@ -4,6 +4,7 @@ these are steered.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,8 @@ from .probe import TARGET, ProbeSettings, calibration_of
 
 BOTH_SIDES, POSITIVE_ONLY = "cond and uncond", "cond only"
 SIDES = (BOTH_SIDES, POSITIVE_ONLY)
+STOP, STEER = "stop", "steer"
+ON_DOUBT = (STOP, STEER)
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,34 @@ class SteeringSettings:
     eta: float = 0.0  # see `guidance.blend`
     start: float = 0.0  # of the run; from here to the end
     end: float = 1.0  # it is steered
+    on_doubt: str = STOP  # what becomes of pictures that the gate cannot decide
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The w of a picture, and what the gate found if it was asked."""
+    """The w of a picture, and what the gate found if it was asked; `doubt`: why it could not decide."""
 
     w: float
     verdict: gate.Verdict | None = None
+    doubt: str = ""
 
     def report(self) -> dict:
         """JSON-like."""
-        return {"w": self.w, **(self.verdict.report() if self.verdict else {})}
+        doubt = {"doubt": self.doubt} if self.doubt else {}
+        return {"w": self.w, **(self.verdict.report() if self.verdict else {}), **doubt}
+
+    def explained(self) -> str:
+        """In words."""
+        verdict = self.verdict.explained() if self.verdict else ""
+        why = f"in doubt, so it is steered. {self.doubt}" if self.doubt else verdict
+        return f"w = {self.w:g}" + (f": {why}" if why else "")
+
+
+def in_doubt(settings: SteeringSettings, why: str) -> Decision:
+    """What becomes of a picture that the gate cannot decide. Raises ValueError if the settings say that it stops."""
+    if settings.on_doubt == STEER:
+        return Decision(settings.w_erased, doubt=why)
+    raise ValueError(f"{why} Or set `on_doubt` to {STEER!r}: what cannot be decided is sampled with `w_erased`.")
 
 
 @dataclass
@@ -52,6 +71,7 @@ class Course:
     """What became of a run: each picture's decision, the steps in which the LoRA was asked, and the cost."""
 
     decisions: list[Decision] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # where the gate may decide wrongly
     lora_steps: list[int] = field(default_factory=list)
     evaluations: int = 0
     plain_evaluations: int = 0  # what plain sampling takes
@@ -64,6 +84,7 @@ class Course:
             "plain_evaluations": self.plain_evaluations,
             "lora_steps": self.lora_steps,
             "path": self.path,
+            "warnings": self.warnings,
             "decisions": [it.report() for it in self.decisions],
         }
 
@@ -71,20 +92,25 @@ class Course:
 class Steered:
     """A concept LoRA in one sampling run."""
 
-    def __init__(self, run: host.Run, branch: Branch, lora: ConceptLoRA, settings: SteeringSettings):
+    def __init__(
+        self, run: host.Run, branch: Branch, lora: ConceptLoRA, settings: SteeringSettings, known: Decision | None
+    ):
+        """`known`: what is decided for every picture, without a gate."""
         self.run, self.branch, self.lora, self.settings = run, branch, lora, settings
         self.course = run.memory.setdefault(branch, Course())  # a run that begins again is decided already
         self._scores: dict[float, list[float]] = {}  # noise level -> the pictures'
         self._target = f"{TARGET} {id(self)}"
         self._checked = lora.is_zero  # a LoRA of zeros rightly changes nothing
-        if settings.w is not None:
-            self.course.decisions = [Decision(settings.w)] * run.pictures
+        if known is not None:
+            self.course.decisions = [known] * run.pictures
         if self.undecided:
             if settings.gate_steps > run.steps:
                 raise ValueError(
                     f"`gate_steps` is {settings.gate_steps}, but this run has {run.steps} steps: lower it to 1."
                 )
             run.add(self._target, host.unpack_conditioning(lora.target_prompt))
+            calibration = calibration_of(lora, "give a w")
+            self.course.warnings = calibration.misfits(calibration.base, run.size, run.cfg)
 
     @property
     def undecided(self) -> bool:
@@ -124,16 +150,21 @@ class Steered:
             self._decide()
 
     def _decide(self) -> None:
-        calibration = calibration_of(self.lora, "give a w")
-        for scores in zip(*self._scores.values(), strict=True):
-            course = dict(zip(self._scores, scores, strict=True))
-            verdict = calibration.judge(course, self.settings.false_positive_rate)
-            beyond = verdict.score - verdict.threshold
-            w = soft_w(beyond, self.settings.softness, self.settings.w_erased, self.settings.w_unrelated)
-            self.course.decisions.append(Decision(w, verdict))
+        pictures = zip(*self._scores.values(), strict=True)
+        self.course.decisions = [self._decided(dict(zip(self._scores, scores, strict=True))) for scores in pictures]
         steered = any(it.w != self.settings.w_unrelated for it in self.course.decisions)
         if self.settings.restart and self.settings.gate_steps > 1 and steered:
             raise host.RunAgain
+
+    def _decided(self, scores: Mapping[float, float]) -> Decision:
+        """On a picture's scores by noise level."""
+        try:
+            verdict = calibration_of(self.lora, "give a w").judge(scores, self.settings.false_positive_rate)
+        except ValueError as error:
+            return in_doubt(self.settings, str(error))
+        beyond = verdict.score - verdict.threshold
+        w = soft_w(beyond, self.settings.softness, self.settings.w_erased, self.settings.w_unrelated)
+        return Decision(w, verdict)
 
     def is_alone(self, call: host.Call) -> bool:
         """Whether w = 0 everywhere, so that the base's predictions are not needed where the LoRA's are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -58,13 +58,14 @@ def train(
     *,
     resume: ConceptLoRA | None = None,
     watch: host.Watch | None = None,
+    rescue: Callable[[Training], None] = lambda training: None,
 ) -> Training:
     """Train a concept LoRA on MODEL; the model itself is left as it was, whatever happens.
 
     `resume` goes on with a LoRA's pairs. `watch` is shown how far it is; when the user cancels, what was trained so
-    far is returned. All randomness comes from a CPU generator with `settings.seed`: the same seed gives the same LoRA.
-    Raises ValueError for settings that do not fit the model, and FloatingPointError when the loss is no longer a
-    number.
+    far is returned; when something fails, `rescue` gets it before the error is raised. All randomness comes from a CPU
+    generator with `settings.seed`: the same seed gives the same LoRA. Raises ValueError for settings that do not fit
+    the model, and FloatingPointError when the loss is no longer a number.
     """
     latent = host.empty_latent(model, settings.width, settings.height)
     selection = targets.select(host.diffusion_model(model), settings.targets, settings.pattern)
@@ -72,6 +73,7 @@ def train(
     sites = training_sites(selection, host.file_names(model, selection.naming))
     counter, monitor = host.EvaluationCounter(), Monitor()
     began = time.monotonic()
+    failed: list[Exception] = []
 
     def body(live: host.LiveModel) -> tuple[dict[str, LowRankPair], dict[str, float], str]:
         generator = torch.Generator().manual_seed(settings.seed)
@@ -87,7 +89,13 @@ def train(
         rows = host.rows_to_train(model, latent, settings.checkpointing)
         course = Course(live, branch, concept, settings, latent, generator, watch or host.Watch(), rows)
         with branch.attached(live.diffusion_model), checkpointed(live.diffusion_model, branch, settings.checkpointing):
-            stopped = optimise(course, monitor)
+            try:
+                stopped = optimise(course, monitor)
+            except Exception as error:
+                if not monitor.history or isinstance(error, FloatingPointError):  # nothing worth keeping
+                    raise
+                stopped = f"by an error: {error}"
+                failed.append(error)
         done = {sites[place].name: sites[place].widened(pair.to("cpu")) for place, pair in pairs.items()}
         return {name: it.folded() for name, it in done.items()}, {name: it.alpha for name, it in done.items()}, stopped
 
@@ -100,7 +108,11 @@ def train(
          "iterations_done": before + len(monitor.history)},
         host.pack_conditioning(concept.prompts[concept.concept.target]),
     )  # fmt: skip
-    return Training(lora, monitor, counter.count, time.monotonic() - began, stopped, selection.warning)
+    training = Training(lora, monitor, counter.count, time.monotonic() - began, stopped, selection.warning)
+    if failed:
+        rescue(training)
+        raise failed[0]
+    return training
 
 
 @dataclass(frozen=True)

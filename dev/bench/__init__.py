@@ -1,6 +1,6 @@
 """`python dev bench NAME` (see BENCHMARKS): measure the embedded model and its judges, what training achieves on it,
 what a gate can tell, what sampling costs, how well each way forgets, under attack too, whether a sweep loses nothing,
-and whether every model family works.
+whether every model family works, and what happens when something goes wrong.
 """
 
 from __future__ import annotations
@@ -29,6 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument(
         "--ablation", nargs="*", metavar="NAME", help="training: classes of the ablation (default: two)"
+    )
+    parts = ("faults", "load", "strangers", "fuzz")
+    parser.add_argument(
+        "--only", nargs="+", choices=parts, default=parts, help="reliability: parts of it (default: all)"
+    )
+    parser.add_argument(
+        "--fuzz-minutes",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="reliability: fuzzing of each parser (default: 10)",
     )
 
 
@@ -174,8 +185,17 @@ def run_families(workers, options: argparse.Namespace, folder: Path, words: dict
     return text
 
 
+def run_reliability(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench reliability`; the report's text."""
+    from dev.bench import reliability
+
+    path = options.output / "reliability"
+    return reliability.text(reliability.measure(workers, each, path, options.host, options.only, options.fuzz_minutes))
+
+
 BENCHMARKS = {"model": run_model, "training": run_training, "gate": run_gate, "sampling": run_sampling,
-              "quality": run_quality, "sweep": run_sweep, "families": run_families}  # fmt: skip
+              "quality": run_quality, "sweep": run_sweep, "families": run_families,
+              "reliability": run_reliability}  # fmt: skip
 
 
 def each(workers: ProcessPoolExecutor, what: str, task: Callable, cases: Sequence[Iterable]) -> list:

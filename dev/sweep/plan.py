@@ -113,6 +113,8 @@ class Plan:
         doubled = {name for name in settings.lora_names if settings.lora_names.count(name) > 1}
         if doubled:
             raise DevError(f"two LoRAs are called {min(doubled)!r}: rename a file.")
+        if dots := [name for name in settings.lora_names if not name.strip(".")]:
+            raise DevError(f"a LoRA called {dots[0]!r} can have no folder for its pictures: rename its file.")
 
     @property
     def columns(self) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from dev.sweep.plan import Plan
 from unguide_ops.metrics import h0
 
 PARTS = {"acc_e": "target", "acc_s": "other", "acc_g": "synonyms"}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet knows one
 COLUMNS = ("number", "prompt", "seed", "guidance", "lora", "mode", "w", "score", "evaluations", "picture")
 
 
@@ -33,7 +34,8 @@ def write_report(folder: Path, ledger: Ledger, plan: Plan) -> None:
         writer.writeheader()
         for it in ledger.results():
             first = (it.get("decisions") or [{}])[0]
-            writer.writerow({**it, "w": first.get("w", 1.0), "score": first.get("score"), "picture": place(it)})
+            row = {**it, "w": first.get("w", 1.0), "score": first.get("score"), "picture": place(it)}
+            writer.writerow({name: as_text(cell) for name, cell in row.items()})
     page = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     with _whole(folder / "report.html") as file:
         columns = [(lora, mode, f"{lora} · {mode}" if lora else mode) for lora, mode in plan.columns]
@@ -42,6 +44,11 @@ def write_report(folder: Path, ledger: Ledger, plan: Plan) -> None:
             title=plan.settings.list.name, summary=summary, left_out=plan.problems, columns=columns, rows=rows
         )
         file.writelines(parts)
+
+
+def as_text(cell):
+    """The same, but text that a spreadsheet would calculate: a stranger may have written the list."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def place(result: dict) -> str:

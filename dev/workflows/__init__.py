@@ -1,4 +1,4 @@
-"""`python dev workflows`: write the workflows that ship, run each on the embedded model, and make its picture."""
+"""`python dev workflows`: write the workflows that ship, run each on the embedded model, and make its pictures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from dev.environment import ROOT
 from dev.stages import say
 
+NEEDS = ("browser",)  # further sections of pins.ini
 FOLDER = ROOT / "workflows"
-WIDE, HIGH, LABEL = 1100, 200, 26  # pixels of a workflow's picture, of its rows, and above each
+HIGH, LABEL, GAP, MARGIN = 200, 28, 6, 14  # pixels of a picture, of its title, between pictures, and around titles
+GROUND = "#202020"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write them into the repository."""
+    from dev import browser
     from dev.client import run_graph
     from dev.environment import make_base
     from dev.server import HostServer, request
     from dev.workflows.canvas import Canvas
+    from dev.workflows.graphs import picture_graphs
     from dev.workflows.shipped import WORKFLOWS
 
     with tempfile.TemporaryDirectory() as folder, HostServer(options.host, make_base(Path(folder))) as server:
@@ -41,6 +45,11 @@ def run(options: argparse.Namespace) -> int:
             picture = picture_of(server.url, {title: images for title, images in titled if images})
             picture.save(FOLDER / f"{name}.jpg", quality=85, optimize=True)
             say(f"{name}: {len(canvas.nodes)} nodes")
+        if browser.find():
+            graphs = [it for it in options.names or WORKFLOWS if it != "forget-from-your-checkpoint"]  # it needs one
+            picture_graphs(server.url, graphs)
+        else:
+            say(f"No Chromium, so no pictures of the graphs: {browser.ADVICE}.")
     return 0
 
 
@@ -56,36 +65,50 @@ def on_the_demo_model(graph: dict) -> dict:
 
 
 def picture_of(url: str, shown: dict[str, list]):
-    """Some of the pictures that nodes showed, by the nodes' titles, as one."""
-    from PIL import Image, ImageDraw, ImageFont
+    """Some of the pictures that nodes showed, under the nodes' titles, as one that is about as high as wide."""
+    from PIL import Image
 
     from dev.client import fetch_image
 
-    font = ImageFont.load_default(16)
-    blocks = []
-    for title, images in shown.items():
+    def fetched(images: list) -> list:
         some = images[:: max(1, len(images) // 4)][:4]
-        pictures = [Image.open(io.BytesIO(fetch_image(url, image))).convert("RGB") for image in some]
-        pictures = [
-            picture.resize((max(1, round(picture.width * HIGH / picture.height)), HIGH)) for picture in pictures
-        ]
-        block = Image.new("RGB", (sum(picture.width + 6 for picture in pictures), HIGH + LABEL), "#202020")
-        ImageDraw.Draw(block).text((2, 4), title, "#dddddd", font)
-        left = 0
-        for picture in pictures:
-            block.paste(picture, (left, LABEL))
-            left += picture.width + 6
-        blocks.append(block)
+        return [Image.open(io.BytesIO(fetch_image(url, image))).convert("RGB") for image in some]
+
+    blocks = [block_of(title, fetched(images)) for title, images in shown.items()]
+    return min((in_rows(blocks, wide) for wide in range(300, 1700, 50)), key=lambda whole: max(whole.size))
+
+
+def block_of(title: str, pictures: list):
+    """Pictures of one height, two in a row, under a title."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    high = HIGH if len(pictures) > 1 else 2 * HIGH + GAP
+    cells = [it.resize((max(1, round(it.width * high / it.height)), high)) for it in pictures]
+    wide = max(it.width for it in cells)
+    columns, rows = min(2, len(cells)), (len(cells) + 1) // 2
+    block = Image.new("RGB", (columns * (wide + GAP) - GAP, LABEL + rows * (high + GAP) - GAP), GROUND)
+    ImageDraw.Draw(block).text((2, 4), title, "#dddddd", ImageFont.load_default(18))
+    for number, cell in enumerate(cells):
+        block.paste(cell, (number % 2 * (wide + GAP), LABEL + number // 2 * (high + GAP)))
+    return block
+
+
+def in_rows(blocks: list, wide: int):
+    """Blocks from left to right, in rows no wider than `wide` pixels where that can be."""
+    from PIL import Image
+
     rows: list[list] = [[]]
     for block in blocks:
-        if rows[-1] and sum(it.width + 14 for it in (*rows[-1], block)) > WIDE:
+        if rows[-1] and sum(it.width + MARGIN for it in (*rows[-1], block)) > wide:
             rows.append([])
         rows[-1].append(block)
-    wide = max(sum(it.width + 14 for it in row) for row in rows)
-    whole = Image.new("RGB", (wide + 14, len(rows) * (HIGH + LABEL + 14) + 14), "#202020")
-    for number, row in enumerate(rows):
-        left = 14
+    width = max(sum(it.width + MARGIN for it in row) for row in rows) + MARGIN
+    whole = Image.new("RGB", (width, sum(max(it.height for it in row) + MARGIN for row in rows) + MARGIN), GROUND)
+    top = MARGIN
+    for row in rows:
+        left = MARGIN
         for block in row:
-            whole.paste(block, (left, 14 + number * (HIGH + LABEL + 14)))
-            left += block.width + 14
+            whole.paste(block, (left, top))
+            left += block.width + MARGIN
+        top += max(it.height for it in row) + MARGIN
     return whole

@@ -28,6 +28,7 @@ class Node:
     values: dict[str, Any]
     title: str = ""
     height: float = 0
+    bypassed: bool = False
     properties: dict = field(default_factory=dict)
 
     def __getitem__(self, output: int) -> tuple[Node, int]:
@@ -47,13 +48,16 @@ class Canvas:
         self.nodes: list[Node] = []
         self._groups: list[tuple[str, int, int, str]] = []
 
-    def add(self, type_: str, column: int, title: str = "", tall: float = 0, models=(), **values) -> Node:
+    def add(
+        self, type_: str, column: int, title: str = "", tall: float = 0, models=(), bypassed=False, **values
+    ) -> Node:
         """A node, so many pixels `tall` (0: as its inputs need), for which `models` are to be downloaded.
 
-        `values` are its inputs: values of widgets, and outputs of other nodes.
+        `values` are its inputs: values of widgets, and outputs of other nodes. A `bypassed` one hands on the inputs
+        that have its outputs' names.
         """
         properties = {"Node name for S&R": type_, **({"models": list(models)} if models else {})}
-        node = Node(len(self.nodes) + 1, type_, column, values, title, tall, properties)
+        node = Node(len(self.nodes) + 1, type_, column, values, title, tall, bypassed, properties)
         unknown = values.keys() - {name for name, _ in self._inputs(type_)} if type_ != NOTE else set()
         if unknown:
             raise ValueError(f"{type_} has no input {min(unknown)!r}")
@@ -89,12 +93,13 @@ class Canvas:
         if node.height or node.type == NOTE:
             return node.height
         inputs = self._inputs(node.type)
-        widgets = [spec for _, spec in inputs if self._is_widget(spec)]
+        shown = [spec for _, spec in inputs if not _more(spec).get("advanced")]
+        widgets = [spec for spec in shown if self._is_widget(spec)]
         long = sum(1 for spec in widgets if _more(spec).get("multiline"))
         again = sum(1 for spec in widgets if _more(spec).get("control_after_generate"))
-        slots = max(len(inputs) - len(widgets), len(self._schemas[node.type]["output"]))
-        shown = PICTURE if node.type in PICTURED else 0
-        return slots * SLOT + (len(widgets) + again) * WIDGET + long * TEXT + shown + 20
+        slots = max(sum(1 for _, spec in inputs if not self._is_widget(spec)), len(self._schemas[node.type]["output"]))
+        picture = PICTURE if node.type in PICTURED else 0
+        return slots * SLOT + (len(widgets) + again) * WIDGET + long * TEXT + picture + 20
 
     def _places(self) -> dict[int, tuple[float, float, float, float]]:
         """Node -> x, y, width, height."""
@@ -160,7 +165,8 @@ class Canvas:
         x, y, width, height = places[node.id]
         return {
             "id": node.id, "type": node.type, "pos": [x, y], "size": [width, height], "flags": {}, "order": node.id - 1,
-            "mode": 0, "inputs": inputs, "outputs": [], **({"title": node.title} if node.title else {}),
+            "mode": 4 if node.bypassed else 0, "inputs": inputs, "outputs": [],
+            **({"title": node.title} if node.title else {}),
             "properties": {} if node.type == NOTE else node.properties, "widgets_values": values,
             **({"color": "#432", "bgcolor": "#653"} if node.type == NOTE else {}),
         }  # fmt: skip
@@ -173,17 +179,24 @@ class Canvas:
         bounding = [left, top, right - left, bottom - top]
         return {"id": number, "title": title, "bounding": bounding, "color": color, "font_size": 24, "flags": {}}
 
+    def _through(self, source: Node, output: int) -> tuple[Node, int]:
+        """An output, or what a bypassed node hands on in its place."""
+        while source.bypassed:
+            source, output = source.values[self._schemas[source.type]["output_name"][output]]
+        return source, output
+
     def api(self) -> Graph:
         """As the server runs it."""
         graph: Graph = {}
         for node in self.nodes:
-            if node.type == NOTE:
+            if node.type == NOTE or node.bypassed:
                 continue
             inputs: dict[str, Any] = {}
             for name, spec in self._inputs(node.type):
                 given = node.values.get(name)
                 if isinstance(given, tuple):
-                    inputs[name] = [str(given[0].id), given[1]]
+                    source, output = self._through(*given)
+                    inputs[name] = [str(source.id), output]
                 elif self._is_widget(spec):
                     inputs[name] = self._value(node, name, spec)
             graph[str(node.id)] = {

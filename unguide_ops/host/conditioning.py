@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 import torch
 
-WHERE = {"mask", "strength", "start_percent", "end_percent", "concat_latent_image", "concat_mask"}
+from ..strangers import brief
+
+WHERE = {"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "default", "start_percent", "end_percent",
+         "timestep_start", "timestep_end", "concat_latent_image", "concat_mask", "control", "gligen", "hooks",
+         "model_conds", "uuid"}  # fmt: skip
 Conditioning = list  # the host's CONDITIONING: [[cross-attention tensor [B, tokens, width], {"pooled_output": ...}]]
 
 
@@ -14,7 +18,10 @@ def encode(clip, prompt: str) -> Conditioning:
     """A prompt as CONDITIONING, just as the host's CLIPTextEncode makes it."""
     if clip is None:
         raise ValueError("`clip` is missing: connect the CLIP output of the node that loads the checkpoint.")
-    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    try:
+        return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    except RecursionError:
+        raise ValueError(f"The prompt {brief(prompt)!r} has too many brackets in brackets: take some out.") from None
 
 
 def pack_conditioning(conditioning: Conditioning) -> dict[str, torch.Tensor]:
@@ -28,5 +35,5 @@ def pack_conditioning(conditioning: Conditioning) -> dict[str, torch.Tensor]:
 def unpack_conditioning(tensors: Mapping[str, torch.Tensor]) -> Conditioning:
     """The inverse of `pack_conditioning`. No `pooled_output` is None, as the host's text encoders have it."""
     full = {key: it.float() if it.is_floating_point() else it for key, it in tensors.items()}
-    rest = {key: it if it.ndim else it.item() for key, it in full.items() if key != "cross_attn"}
+    rest = {key: it if it.ndim else it.item() for key, it in full.items() if key not in {"cross_attn", *WHERE}}
     return [[full["cross_attn"], {"pooled_output": None, **rest}]]

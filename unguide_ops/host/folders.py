@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import folder_paths
+
+from ..strangers import brief
+
+LONGEST_NAME = 200  # bytes; file systems take 255 for a file's name, and a number and a suffix are added
+UNSAFE = re.compile(
+    r"""[<>:"|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)|^$""", re.IGNORECASE
+)
+"""Of a file or folder: what Windows does not take, or takes for something else (a device, a stream of another file)."""
 
 
 def version_of(path: Path) -> str:
@@ -20,20 +29,27 @@ def lora_files() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """The full path of a listed LoRA file."""
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    """The full path of a listed LoRA file; a user's link may lead anywhere. Raises ValueError if there is none."""
+    found = folder_paths.get_full_path("loras", name)
+    if found is None:
+        raise ValueError(
+            f"There is no LoRA file {brief(name)!r}: put it into {folder_paths.get_folder_paths('loras')[0]}, or "
+            f"choose another."
+        )
+    return Path(found)
 
 
 def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
     """Where to save the next LoRA with this prefix (sub/folder/name): full path, and the name the loaders list.
 
-    Raises ValueError for a prefix that leads out of the loras folder.
+    Raises ValueError for a prefix that leads out of the loras folder, or is no name on some system: files travel.
     """
     loras = folder_paths.get_folder_paths("loras")[0]
-    if not Path(loras, filename_prefix).resolve().is_relative_to(Path(loras).resolve()):
+    parts = re.split(r"[/\\]", filename_prefix)
+    if any(map(UNSAFE.search, parts)) or len(filename_prefix.encode()) > LONGEST_NAME:
         raise ValueError(
-            f"`filename_prefix` {filename_prefix!r} leads outside the loras folder: use a name inside it, such as "
-            f"'unguide/concept'."
+            f"`filename_prefix` {brief(filename_prefix)!r} leads outside the loras folder, or is no name on some "
+            f"system: use a name inside it, such as 'unguide/concept'."
         )
     folder, filename, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, loras)
     path = Path(folder) / f"{filename}_{counter:05}_.safetensors"
@@ -42,16 +58,17 @@ def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
 
 def input_files(*suffixes: str) -> list[str]:
     """The files in the host's input folder that end so."""
-    return sorted(it.name for it in Path(folder_paths.get_input_directory()).iterdir() if it.suffix.lower() in suffixes)
+    found = Path(folder_paths.get_input_directory()).iterdir()
+    return sorted(it.name for it in found if it.suffix.lower() in suffixes and it.is_file())
 
 
 def input_path(name: str) -> Path:
-    """The full path of a file in the host's input folder. Raises ValueError when it is not there."""
-    folder = Path(folder_paths.get_input_directory()).resolve()
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder) or not path.is_file():
-        raise ValueError(f"There is no {name!r} in the input folder ({folder}): put the file there.")
-    return path
+    """The full path of a file in the host's input folder; it may be a link. Raises ValueError for other things."""
+    folder = os.path.abspath(folder_paths.get_input_directory())
+    path = os.path.abspath(os.path.join(folder, name))
+    if not Path(path).is_relative_to(folder) or not os.path.isfile(path):
+        raise ValueError(f"There is no file {brief(name)!r} in the input folder ({folder}): put it there.")
+    return Path(path)
 
 
 OPEN_CLIP = "open_clip"

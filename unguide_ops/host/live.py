@@ -171,10 +171,10 @@ def empty_latent(model, width: int, height: int, batch: int = 1) -> torch.Tensor
     return comfy.sample.fix_empty_latent_channels(model, latent)
 
 
-def pixels(model, latent: dict) -> tuple[int, int]:
-    """Width and height of the pictures of a LATENT of MODEL."""
-    height, width = latent["samples"].shape[-2:]
-    by = latent.get("downscale_ratio_spacial") or _pixels_a_side(model)  # newer hosts' empty latents say it
+def pixels(model, latents: torch.Tensor) -> tuple[int, int]:
+    """Width and height of the pictures of MODEL's latents [..., H, W]."""
+    height, width = latents.shape[-2:]
+    by = _pixels_a_side(model)
     return by * width, by * height
 
 

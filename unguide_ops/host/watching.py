@@ -90,6 +90,15 @@ def decoder(model, vae) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def say_on_node(text: str) -> None:
     """Show text on the node that is running, in place of what it said before."""
+    voice_of_node()(text)
+
+
+def voice_of_node() -> Callable[[str], None]:
+    """`say_on_node` for the node that is running now, also when others run."""
     context = get_executing_context()
-    if context is not None and "server" in sys.modules:  # a host without its server has no one to tell
-        sys.modules["server"].PromptServer.instance.send_progress_text(text, context.node_id)
+
+    def say(text: str) -> None:
+        if context is not None and "server" in sys.modules:  # a host without its server has no one to tell
+            sys.modules["server"].PromptServer.instance.send_progress_text(text, context.node_id)
+
+    return say

@@ -16,6 +16,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from .conditioning import Conditioning
+from .live import pixels
 
 KEY = "unguide"
 NEGATIVES = ("negative", "empty_negative_prompt")
@@ -53,7 +54,7 @@ class Run:
     """A sampling run of the host: its noise levels, and what it has cost, begun again or not."""
 
     def __init__(self, guider, noise: torch.Tensor, sigmas: torch.Tensor):
-        self.guider = guider
+        self.guider, self.noise = guider, noise
         self.pictures = len(noise)
         # the host gives each entry of a prompt its number; with areas it adds entries to all prompts, under numbers of
         # others, behind their own
@@ -63,6 +64,16 @@ class Run:
         self.counter = EvaluationCounter()
         self.plain_evaluations = 0  # what it would have cost without us
         self.memory: dict = {}  # what outlives `RunAgain`
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its pictures, in pixels."""
+        return pixels(self.guider.model_patcher, self.noise)
+
+    @property
+    def cfg(self) -> float | None:
+        """Its guidance, where its guider has one; of the host's dual guidance what is between the first two prompts."""
+        return getattr(self.guider, "cfg1", getattr(self.guider, "cfg", None))
 
     @property
     def evaluations(self) -> int:
@@ -79,7 +90,15 @@ class Run:
         return sum(sigma <= later * (1 + 1e-5) for later in self.sigmas[1:])
 
     def add(self, name: str, conditioning: Conditioning) -> None:
-        """Encode one more prompt for the run, for `Call.of`."""
+        """One more prompt for the run, for `Call.of`. Raises ValueError for one that another text encoder has made."""
+        own = conditioning[0][0].shape[-1]
+        entries = (e for conds in self.guider.conds.values() for e in conds or ())
+        others = {e["cross_attn"].shape[-1] for e in entries if "cross_attn" in e}
+        if others and own not in others:
+            raise ValueError(
+                f"The LoRA's target prompt is {own} numbers wide, this run's prompts {min(others)}: it was encoded for "
+                f"another model. Put UnGuide Calibrate behind the LoRA."
+            )
         self.guider.conds[name] = comfy.sampler_helpers.convert_cond(conditioning)
 
 

@@ -1,0 +1,93 @@
+"""`python dev archive`: the archive that the Comfy registry gets, tried in an empty ComfyUI (docs/release.md)."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from dev.environment import PACK_NAME, ROOT
+from dev.stages import DevError, say
+
+NEEDS = ("archive",)  # further sections of pins.ini
+LARGEST = 25e6  # bytes
+ZIP = "import sys; from comfy_cli.file_utils import zip_files; zip_files(sys.argv[1])"
+FOLDERS = (PACK_NAME, "ComfyUI-UnGuide")  # as the Manager names it, and as a clone may be named
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `archive`."""
+    output = ROOT / "output" / "archive"
+    parser.add_argument("--output", metavar="DIR", type=Path, default=output, help="where to (default: output/archive)")
+    parser.add_argument("--release", metavar="TAG", help="refuse what may not be published under this tag, as v0.1.0")
+    parser.add_argument("--pictures", action="store_true", help="only draw the registry's icon and banner, in docs")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Build it and try it, or draw the pictures."""
+    from dev.archive.portrait import draw
+    from dev.archive.trial import try_out
+
+    if options.pictures:
+        draw(options.host)
+        return 0
+    changes = changes_to_publish(options.release) if options.release else ""
+    archive = build(options.output)
+    with zipfile.ZipFile(archive) as it:
+        say(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB, {len(it.namelist())} files")
+    if changes:
+        archive.with_suffix(".md").write_text(changes, encoding="utf-8")
+    for folder in FOLDERS:
+        say(f"installed as custom_nodes/{folder}: {try_out(options.host, archive, folder)}")
+    return 0
+
+
+def build(folder: Path, root: Path = ROOT) -> Path:
+    """The archive in `folder`: the files that `comfy node publish` would upload, chosen by its own function.
+
+    Names are in order and dates left out, so that the same files make the same bytes.
+    """
+    from comfy_cli.registry.config_parser import extract_node_configuration
+
+    folder.mkdir(parents=True, exist_ok=True)
+    project = extract_node_configuration(str(root / "pyproject.toml")).project
+    archive = folder.resolve() / f"{project.name}-{project.version}.zip"
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = Path(scratch, "node.zip")
+        command = [sys.executable, "-c", ZIP, str(packed)]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        if done.returncode or done.stdout:  # it warns where it packs other files than git's
+            raise DevError(f"comfy-cli cannot pack {root}: {done.stdout or done.stderr}")
+        with zipfile.ZipFile(packed) as source, zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+            for name in sorted(source.namelist()):
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = 0o644 << 16
+                target.writestr(entry, source.read(name), zipfile.ZIP_DEFLATED)
+    if archive.stat().st_size > LARGEST:
+        size = archive.stat().st_size / 1e6
+        archive.unlink()
+        raise DevError(f"the archive has {size:.1f} MB, more than {LARGEST / 1e6:.0f} MB: name more in .comfyignore.")
+    return archive
+
+
+def changes_to_publish(tag: str, root: Path = ROOT) -> str:
+    """The changelog's section on this version; DevError if what is in `root` may not be published under `tag`."""
+    from comfy_cli.registry.config_parser import extract_node_configuration
+
+    version = extract_node_configuration(str(root / "pyproject.toml")).project.version
+    if re.search(r"\bOWNER\b", (root / "pyproject.toml").read_text(encoding="utf-8")):
+        raise DevError("pyproject.toml does not say yet whose pack this is: write who owns it in the place of OWNER.")
+    if tag != f"v{version}":
+        raise DevError(f"the tag is {tag}, but the version in pyproject.toml is {version}: make them agree.")
+    changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {re.escape(version)}$(.+?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+    if not section:
+        raise DevError(f"CHANGELOG.md has no section `## {version}`: give `## Unreleased` that name.")
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True)
+    if status.returncode or status.stdout:
+        raise DevError(f"what is here is not what was committed: {status.stderr or status.stdout}")
+    return section[1].strip() + "\n"

@@ -1,0 +1,136 @@
+"""What goes wrong, put to the proof: faults in every phase, load on a server, files from strangers, fuzzing."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from dev.environment import make_base
+from dev.inprocess import load_pack, start_host
+
+
+def measure(workers, each, path: Path, host: Path, parts: Sequence[str], minutes: float) -> dict:
+    """`figures`, and what each part found; `path` holds them, and those of parts that ran before, as they end."""
+    from dev.bench import report
+
+    kept = path.with_suffix(".json")
+    whole = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"figures": {}}
+    for name in parts:
+        found = PARTS[name](workers, each, host, minutes)
+        whole["figures"] |= {figure: round(value, 4) for figure, value in found.pop("figures").items()}
+        whole[name] = found
+        report.write(path, whole, text(whole))
+    return whole
+
+
+def faults(workers, each, host: Path, minutes: float) -> dict:
+    """Every case of `faults.CASES`."""
+    from dev.reliability import faults
+
+    found = each(workers, "Faults", put_in, [(number, host) for number in range(len(faults.CASES))])
+    problems = {it["name"]: it["problems"] for it in found if it["problems"]}
+    return {"figures": {"fault_cases": len(found), "fault_failures": len(problems)}, "problems": problems}
+
+
+def put_in(number: int, host: Path) -> dict:
+    """A task for a worker: what is wrong after one of the faults."""
+    began = time.monotonic()
+    begin(host)
+    from dev.reliability import faults
+
+    case = faults.CASES[number]
+    try:
+        problems = faults.run(case)
+    except Exception as error:  # one case is no reason to know nothing of the others
+        problems = [f"{type(error).__name__}: {error}"]
+    return {"name": str(case), "problems": problems, "seconds": time.monotonic() - began}
+
+
+@functools.cache
+def begin(host: Path) -> None:
+    """A host in this process, with data of its own."""
+    base = tempfile.mkdtemp(prefix="unguide-reliability-")
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    start_host(host, make_base(Path(base)))
+    load_pack()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def load(workers, each, host: Path, minutes: float) -> dict:
+    """A queue of 200 prompts."""
+    (found,) = each(workers, "Load", queue_up, [(host,)])
+    return found
+
+
+def queue_up(host: Path) -> dict:
+    """A task for a worker: `load.measure` on new servers."""
+    begin(host)
+    from dev.reliability import load, serving
+    from dev.reliability.stage import stage
+
+    lora = stage().loras / stage().file
+
+    @contextmanager
+    def serve() -> Iterator[str]:
+        with tempfile.TemporaryDirectory() as folder, serving.server_of(host, Path(folder), lora) as server:
+            yield server.url
+
+    return load.measure(serve)
+
+
+def strangers(workers, each, host: Path, minutes: float) -> dict:
+    """Every case of `strangers.cases`."""
+    from dev.reliability import strangers
+
+    found = each(workers, "Strangers", open_one, [(number, host) for number in range(len(strangers.cases()))])
+    problems = {it["name"]: it["message"] for it in found if not it["ok"]}
+    return {
+        "figures": {"hostile_files": len(found), "hostile_failures": len(problems)},
+        "problems": problems,
+        "slowest_seconds": max(it["seconds"] for it in found),
+        "largest_peak_mib": max(it["peak_bytes"] for it in found) / 2**20,
+    }
+
+
+def open_one(number: int, host: Path) -> dict:
+    """A task for a worker: what became of a stranger's file."""
+    from dev.reliability import strangers
+
+    return asdict(strangers.run(strangers.cases()[number], host))
+
+
+def fuzz(workers, each, host: Path, minutes: float) -> dict:
+    """Every parser for so many minutes."""
+    from dev.reliability import fuzz
+
+    found = each(workers, "Fuzzing", fuzz.fuzz, [(parser, minutes * 60, 0, host) for parser in fuzz.PARSERS])
+    counts = dict(zip(fuzz.PARSERS, found, strict=True))
+    crashes = sum(len(it["crashes"]) for it in counts.values())
+    return {"figures": {"fuzz_minutes": minutes * len(counts), "fuzz_crashes": crashes}, "parsers": counts}
+
+
+PARTS = {"faults": faults, "load": load, "strangers": strangers, "fuzz": fuzz}
+
+
+def text(whole: dict) -> str:
+    """The report as Markdown."""
+    lines = ["| figure | value |", "|---|---|", *(f"| `{name}` | {it:g} |" for name, it in whole["figures"].items())]
+    for part in ("faults", "strangers"):
+        for name, problem in whole.get(part, {}).get("problems", {}).items():
+            lines += ["", f"{part}, {name}: {problem}"]
+    for problem in whole.get("load", {}).get("findings", ()):
+        lines += ["", f"load, prompt {problem}"]
+    for parser, found in whole.get("fuzz", {}).get("parsers", {}).items():
+        lines += ["", f"{parser}: {found['tried']} inputs, {found['refused']} refused, {found['accepted']} accepted, "
+                      f"{len(found['crashes'])} crashes"]  # fmt: skip
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,172 @@
+"""Load: two clients fill a real server's queue with all kinds of graphs, and cancel some of them.
+
+What is finished must be, bit for bit, what the same graph gives alone; memory must not grow, and the queue never stick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from dev.client import free, interrupt, run_graph
+from dev.reliability import graphs, serving
+from dev.reliability.graphs import CAT, DOG, Scene
+from dev.server import request
+
+BLOCK = 3 * ((graphs.own_sampler, CAT),) + ((graphs.own_sampler, DOG), (graphs.any_sampler, CAT),
+         (graphs.any_sampler, DOG), (graphs.guider, CAT), (graphs.guider, DOG), (graphs.two_concepts, CAT),
+         (graphs.two_concepts, DOG), (graphs.probe, CAT), (graphs.probe, DOG), (graphs.calibrate, CAT),
+         (graphs.calibrate, DOG), (graphs.train, CAT))  # fmt: skip
+"""What comes in random order, and a plain graph before each three of it."""
+DELETED, INTERRUPTED = 0.1, 0.1  # of the prompts, while they wait and while they run
+PATIENCE = 300.0  # seconds without a finished prompt, until the queue counts as stuck
+CLIENTS = 2
+
+
+@dataclass
+class Order:
+    """A graph that is queued, and what became of it: "", "finished", "cancelled" or "failed"."""
+
+    draw: Callable[[Scene], None]
+    prompt: str
+    run: int
+    fate: str  # "", DELETED or INTERRUPTED, as it was chosen
+    id: str = ""
+    ended: str = ""
+    why: str = ""
+    results: list = field(default_factory=list)
+
+    @property
+    def graph(self) -> dict:
+        """Another one for the host's cache than the same for another run."""
+        return graphs.graph(self.draw, self.prompt, self.run)
+
+    @property
+    def same(self) -> str:
+        """Equal for orders with equal results."""
+        return f"{self.draw.__name__}: {self.prompt}"
+
+
+def orders(number: int, seed: int) -> list[Order]:
+    """So many of them, and which are to be cancelled."""
+    chance = random.Random(seed)
+    drawn: list[tuple[Callable, str]] = []
+    while len(drawn) < number:
+        block = chance.sample(BLOCK, len(BLOCK))
+        for start in range(0, len(block), 3):
+            drawn += [(graphs.plain, DOG), *block[start : start + 3]]
+    fates = ("deleted", "interrupted", "")
+    shares = (DELETED, INTERRUPTED, 1 - DELETED - INTERRUPTED)
+    return [Order(draw, prompt, run, chance.choices(fates, shares)[0])
+            for run, (draw, prompt) in enumerate(drawn[:number], 1)]  # fmt: skip
+
+
+def measure(serve: Callable[[], AbstractContextManager[str]], number: int = 200, seed: int = 0) -> dict:
+    """`figures`, and what went wrong in words, `findings`. `serve` gives the address of a server (see `serving`)."""
+    asked = orders(number, seed)
+    with serve() as url:
+        alone = {it.same: it for it in reversed(asked)}
+        expected = {name: result_alone(url, it) for name, it in alone.items()}
+    with serve() as url:
+        began = time.monotonic()
+        asyncio.run(everything(url, asked, random.Random(seed)))
+        seconds = time.monotonic() - began
+        held = {it["prompt"]: it for it in serving.held_after_prompts(url)}
+        for it in asked:
+            look(url, it)
+    stuck = [it for it in asked if not it.ended]
+    failed = [it for it in asked if it.ended == "failed"]
+    drifted = [it for it in asked if it.ended == "finished" and it.results != expected[it.same]]
+    growth = {kind: growth_of(kind, asked, held) for kind in ("tensors", "resident")}
+    ends = {end: sum(it.ended == end for it in asked) for end in ("finished", "cancelled", "failed", "")}
+    return {
+        "figures": {
+            "queued_prompts": len(asked), "drifted_outputs": len(drifted), "memory_growth_ratio": max(growth.values()),
+            "tensor_growth_ratio": growth["tensors"], "finished_prompts": ends["finished"],
+            "cancelled_prompts": ends["cancelled"], "failed_prompts": len(failed), "stuck_prompts": len(stuck),
+            "load_seconds": seconds,
+        },
+        "findings": [f"{it.run} ({it.same}) {what} {it.why}" for what, them in
+                     (("is stuck", stuck), ("failed:", failed), ("has drifted", drifted)) for it in them],
+        "held": [held[it.id] for it in asked if it.id in held],
+    }  # fmt: skip
+
+
+def result_alone(url: str, order: Order) -> list:
+    """What it gives where nothing else is in memory."""
+    free(url)
+    return graphs.results(url, order.graph, run_graph(url, order.graph))
+
+
+async def everything(url: str, asked: list[Order], chance: random.Random) -> None:
+    """Queue all, cancel some, and wait until none is left, or nothing has ended for PATIENCE seconds."""
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, contextlib.AsyncExitStack() as open_sockets:
+        names = [uuid.uuid4().hex for _ in range(CLIENTS)]
+        for name in names:
+            connected = session.ws_connect(f"{url}/ws?clientId={name}", max_msg_size=0)
+            socket = await open_sockets.enter_async_context(connected)
+            open_sockets.callback(asyncio.create_task(listen(socket)).cancel)
+        await asyncio.gather(*(fill(session, url, asked[i::CLIENTS], name) for i, name in enumerate(names)))
+        last, left = time.monotonic(), len(asked)
+        while left and time.monotonic() - last < PATIENCE:
+            running, waiting = await asyncio.to_thread(queue, url)
+            if len(running) + len(waiting) < left:
+                last, left = time.monotonic(), len(running) + len(waiting)
+            for it in chance.sample(asked, len(asked)):
+                if it.fate == "deleted" and it.id in waiting and chance.random() < 0.05:
+                    await asyncio.to_thread(request, f"{url}/queue", {"delete": [it.id]})
+                if it.fate == "interrupted" and it.id in running:
+                    await asyncio.to_thread(interrupt, url, it.id)
+            await asyncio.sleep(0.1 + 0.4 * chance.random())
+
+
+async def listen(socket: Any) -> None:
+    """Take in what the server sends, as a page does."""
+    async for _ in socket:
+        pass
+
+
+async def fill(session: Any, url: str, its: list[Order], client: str) -> None:
+    """Queue a client's orders."""
+    for it in its:
+        async with session.post(f"{url}/prompt", json={"prompt": it.graph, "client_id": client}) as answer:
+            it.id = (await answer.json())["prompt_id"]
+
+
+def queue(url: str) -> tuple[set[str], set[str]]:
+    """The prompts that run, and those that wait."""
+    found = json.loads(request(f"{url}/queue"))
+    return tuple({item[1] for item in found[f"queue_{which}"]} for which in ("running", "pending"))  # type: ignore[return-value]
+
+
+def look(url: str, it: Order) -> None:
+    """Note what became of an order."""
+    found = json.loads(request(f"{url}/history/{it.id}")).get(it.id)
+    if found is None:
+        it.ended = "cancelled" if it.fate == "deleted" else ""
+        return
+    messages = {name: data for name, data in found["status"]["messages"]}
+    if found["status"]["completed"]:
+        it.ended, it.results = "finished", graphs.results(url, it.graph, found["outputs"])
+    elif "execution_interrupted" in messages and it.fate == "interrupted":
+        it.ended = "cancelled"
+    else:
+        it.ended, it.why = "failed", str(messages.get("execution_error", {}).get("exception_message", messages.keys()))
+
+
+def growth_of(kind: str, asked: list[Order], held: dict[str, dict]) -> float:
+    """What was held behind plain graphs in the last quarter, in units of the second quarter's."""
+    plain = [held[it.id][kind] for it in asked if it.draw is graphs.plain and it.id in held]
+    quarter = max(1, len(plain) // 4)
+    return median(plain[-quarter:]) / median(plain[quarter : 2 * quarter])

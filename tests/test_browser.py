@@ -1,0 +1,176 @@
+"""The real front end in a real browser: templates, workflows, Run, help, errors, Cancel, on both kinds of canvas.
+
+What was seen is kept in output/browser.
+"""
+
+import json
+
+import pytest
+from real_host import HOST, REPOSITORY
+from unguide.nodes import NODES
+
+from dev import browser
+from dev.environment import make_base
+from dev.server import HostServer, request
+from dev.workflows.canvas import Canvas
+from dev.workflows.shipped import WORKFLOWS
+
+if not browser.find():
+    pytest.skip(f"no Chromium on this machine: {browser.ADVICE}", allow_module_level=True)
+
+SHOTS = REPOSITORY / "output" / "browser"
+IDS = [node.GET_SCHEMA().node_id for node in NODES]
+
+
+def shipped(name):
+    return json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with HostServer(HOST, make_base(tmp_path_factory.mktemp("base"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def comfy(server):
+    with browser.comfy_page(server.url) as comfy:
+        comfy.open()
+        yield comfy
+
+
+def test_the_templates_list_shows_ours_with_pictures_and_opens_one(comfy):
+    comfy.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    comfy.page.get_by_role("dialog").get_by_text("unguide", exact=True).click()
+    comfy.page.get_by_test_id("template-workflow-forget-the-cat").locator("img").first.wait_for()
+    cards = comfy.page.locator("[data-testid^=template-workflow-]:not([data-testid$=content])")
+    names = cards.evaluate_all("cards => cards.map((it) => it.dataset.testid.replace('template-workflow-', ''))")
+    assert set(names) == set(WORKFLOWS)
+    comfy.wait("([n]) => [...document.querySelectorAll('[role=dialog] img')]"
+               ".filter((it) => it.naturalWidth).length >= n", len(WORKFLOWS))  # fmt: skip
+    comfy.shoot(SHOTS / "templates.png")
+    comfy.page.get_by_test_id("template-workflow-forget-the-cat").click()
+    comfy.wait("() => app.graph._nodes.some((it) => it.type === 'UnGuideTrainLoRA')")
+    assert "forget-the-cat" in comfy.page.locator(".workflow-tabs").inner_text()
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_opens_without_complaint_and_sends_what_was_drawn(server, comfy, name):
+    comfy.load(shipped(name))
+    asks = [it for it in comfy.dialogs() if "v1-5-pruned-emaonly-fp16" not in it]  # a download is offered for that one
+    comfy.page.keyboard.press("Escape")
+    comfy.shoot(SHOTS / f"{name}.png")
+    assert not asks and not comfy.page.evaluate(browser.OVERLAPS)
+    assert not comfy.page.evaluate("() => app.graph._nodes.filter((it) => it.has_errors).map((it) => it.type)")
+    canvas = Canvas(name, json.loads(request(f"{server.url}/object_info")))
+    WORKFLOWS[name](canvas)
+    drawn, sent = canvas.api(), comfy.api()
+    assert sent.keys() == drawn.keys()
+    for node, it in drawn.items():
+        assert sent[node]["class_type"] == it["class_type"]
+        assert {name: sent[node]["inputs"][name] for name in it["inputs"]} == it["inputs"]
+
+
+def test_run_on_the_first_workflow_ends_in_pictures_words_and_nothing_in_the_logs(server, comfy):
+    comfy.load(shipped("forget-the-cat"))
+    comfy.press("Run")
+    shows = ("UnGuideTrainLoRA", "UnGuideStabilityProbe", "PreviewImage")
+    comfy.wait("([shows]) => app.graph._nodes.filter((it) => shows.includes(it.type))"
+               ".every((it) => app.nodeOutputs[it.id]?.images?.length)", shows)  # fmt: skip
+    comfy.fit()
+    comfy.shoot(SHOTS / "run.png")
+    pictures = comfy.page.evaluate("() => app.graph._nodes.filter((it) => it.type === 'PreviewImage')"
+                                   ".map((it) => [it.title, it.imgs?.length])")  # fmt: skip
+    assert pictures == [["Base model", 8], ["UnGuidance", 8]]
+    words = comfy.page.locator(".dom-widget").all_inner_texts()
+    assert any("a photo of the cat: recognised as the concept" in it for it in words)
+    assert any("evaluations" in it for it in words)
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    assert not [it for it in log.splitlines() if "unguide" in it.lower() and ("warn" in it.lower() or "rror" in it)]
+    assert not comfy.ours() and not comfy.dialogs()
+
+
+@pytest.mark.parametrize("node", ["UnGuideTrainLoRA", "UnGuidance"])
+def test_help_opens_with_its_picture(comfy, node):
+    comfy.page.evaluate("""(type) => {
+        app.graph.clear();
+        const node = LiteGraph.createNode(type);
+        app.graph.add(node);
+        app.canvas.selectNode(node);
+    }""", node)  # fmt: skip
+    comfy.fit()
+    comfy.page.get_by_test_id("info-button").click()
+    help_page = comfy.page.locator(".node-help-content")
+    help_page.locator("img").first.wait_for()
+    comfy.wait("() => [...document.querySelectorAll('.node-help-content img')].every((it) => it.naturalWidth > 0)")
+    comfy.shoot(SHOTS / f"help-{node}.png")
+    page = (REPOSITORY / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+    title = next(line.lstrip("# ") for line in page.splitlines() if line.startswith("#"))
+    assert title in help_page.inner_text()
+    comfy.page.keyboard.press("Escape")
+
+
+def test_a_wrong_input_shows_our_message_at_the_node(comfy):
+    comfy.load(shipped("draw-without-it"))
+    comfy.set("UnGuidanceKSampler", gate="linked")
+    comfy.press("Run")
+    comfy.wait("() => app.lastExecutionError")
+    comfy.page.get_by_role("dialog").first.wait_for()
+    comfy.shoot(SHOTS / "wrong-input.png")
+    assert any("set `gate` to 'inside sampling'" in it for it in comfy.dialogs())
+    at = comfy.page.evaluate("() => app.graph.getNodeById(app.lastExecutionError.node_id).type")
+    assert at == "UnGuidanceKSampler"
+    comfy.page.keyboard.press("Escape")
+
+
+def test_cancel_stops_training_and_keeps_what_was_trained(comfy):
+    comfy.load(shipped("forget-the-cat"))
+    comfy.set("UnGuideTrainLoRA", preset="custom", iterations=10_000)
+    comfy.press("Run")
+    comfy.page.get_by_text("of 10000, loss").first.wait_for()
+    comfy.shoot(SHOTS / "training.png")
+    comfy.press("Cancel current run")
+    comfy.page.get_by_text("is kept as unguide/cancelled/").first.wait_for()
+    comfy.wait("() => !app.runningNodeId")
+    assert not comfy.ours()
+
+
+def test_advanced_inputs_fold_and_unfold(comfy):
+    sizes = comfy.page.evaluate("""async () => {
+        app.graph.clear();
+        const node = LiteGraph.createNode("UnGuideTrainLoRA");
+        app.graph.add(node);
+        const height = () => node.computeSize()[1];
+        const folded = height();
+        node.toggleAdvanced();
+        return [folded, height(), node.widgets.filter((it) => it.advanced).length];
+    }""")
+    assert sizes[2] > 15 and sizes[1] - sizes[0] == 24 * sizes[2]
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic canvas", "Nodes 2.0"])
+def test_every_node_is_drawn_with_its_inputs(comfy, nodes_2):
+    comfy.open(nodes_2)
+    comfy.page.evaluate("""(ids) => {
+        app.graph.clear();
+        ids.forEach((id, i) => {
+            const node = LiteGraph.createNode(id);
+            node.pos = [20 + (i % 5) * 480, 60 + Math.floor(i / 5) * 780];
+            app.graph.add(node);
+        });
+        app.canvas.ds.scale = 0.75;  // further off, words are left out
+        app.canvas.ds.offset = [100, 140];
+        app.canvas.setDirty(true, true);
+    }""", IDS)  # fmt: skip
+    comfy.page.set_viewport_size({"width": 2000, "height": 1700})
+    comfy.page.wait_for_timeout(1500)
+    comfy.shoot(SHOTS / ("nodes-2.png" if nodes_2 else "nodes-classic.png"))
+    if nodes_2:
+        comfy.page.locator("[data-node-id]").nth(len(IDS) - 1).wait_for(state="attached")
+        texts = "\n".join(comfy.page.locator("[data-node-id]").all_inner_texts())
+        for node in NODES:
+            assert node.GET_SCHEMA().display_name in texts
+        assert "false_positive_rate" in texts and "iterations" in texts
+    else:
+        assert comfy.page.evaluate("() => app.graph._nodes.every((it) => it.boundingRect[3] > 30)")
+    assert not comfy.ours() and not comfy.dialogs()
