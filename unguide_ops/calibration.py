@@ -108,7 +108,7 @@ class Calibration(BaseModel):
         """
         found = []
         if base != self.base:
-            found.append("on another base model")
+            found.append("on another base model, or this one in another precision")
         if size is not None and size != (self.width, self.height):
             found.append(f"at {self.width} x {self.height} pixels, not {size[0]} x {size[1]}")
         if cfg is not None and abs(cfg - self.cfg) > 0.5 * self.cfg:

@@ -198,7 +198,7 @@ def about_files(it: Stage, before: set[Path], kept: bool) -> list[str]:
 
     new = it.files() - before
     problems = [
-        f"{path.relative_to(it.loras)} is left" for path in sorted(new) if not kept or path.parent.name not in KEPT
+        f"{path.relative_to(it.loras)} is left" for path in sorted(new) if not kept or path.parent != it.loras / KEPT
     ]
     if kept and not new:
         problems.append("what was trained so far is lost")

@@ -95,19 +95,18 @@ def table() -> Table:
     def code(called: Callable, *arguments) -> Make:
         return file(lambda: pth({"a.lora.A": Payload(called, *arguments)}))
 
-    def ok() -> dict:
+    def inside() -> dict:
         import torch
 
         return {"a.lora.A": torch.ones(INPUTS, 1), "inner": {"deeper": Payload(os.system, "touch executed")}}
 
-    refused = REFUSED
     its = {
         "os.system": code(os.system, "touch executed"),
         "exec": code(exec, "open('executed', 'w')"),
         "eval": code(eval, "__import__('os').mkdir('executed')"),
-        "code inside a state dict": file(lambda: pth(ok())),
+        "code inside a state dict": file(lambda: pth(inside())),
         "a pickle without torch": file(lambda: pickle.dumps(Payload(os.system, "touch executed"))),
-        "a pickle of torch before 1.6": file(lambda: pth(ok(), _use_new_zipfile_serialization=False)),
+        "a pickle of torch before 1.6": file(lambda: pth(inside(), _use_new_zipfile_serialization=False)),
         "a tar of torch before 0.2": file(tar),
         "a scripted model": file(lambda: archive(b"}.", constants__pkl=b")." , **{"code/it.py": b"import os"})),
         "a package": file(lambda: archive(b"}.", **{"it/it.pkl": b"}.", ".data/extern_modules": b"os"})),
@@ -144,5 +143,5 @@ def table() -> Table:
         "a pipe": (special("lora.pth", os.mkfifo), "no regular file"),
         "a LoRA of torch.save": (file(pth), ""),
     }
-    every = {name: (make, refused) for name, make in its.items()} | more
+    every = {name: (make, REFUSED) for name, make in its.items()} | more
     return {name: ("imported", make, expected) for name, (make, expected) in every.items()}
