@@ -17,6 +17,7 @@ def namespaces_work():
     return shutil.which("unshare") and not subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not namespaces_work(), reason="this system lets us make no network namespace")
 def test_every_node_does_its_work_in_a_namespace_without_a_network(tmp_path):
     command = [*NAMESPACE, sys.executable, "-m", "dev.reliability.offline", str(HOST), str(tmp_path)]

@@ -14,7 +14,7 @@ from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
-from dev.reliability import fuzz, parsers, seeds, strangers
+from dev.reliability import child, fuzz, parsers, seeds, strangers
 from dev.reliability.hostile.making import written
 from dev.reliability.hostile.pickled import Payload
 from dev.stages import DevError
@@ -62,6 +62,17 @@ def test_good_files_changed_at_random_are_taken_or_refused(parser):
     counts = fuzz.fuzz(parser, 1.5, seed=0, host=HOST)
     assert not counts["crashes"]
     assert counts["accepted"] and counts["refused"] and counts["tried"] == counts["accepted"] + counts["refused"]
+
+
+@forking
+@pytest.mark.parametrize(
+    ("opens", "message"), [(lambda path: {}[path], "KeyError"), (lambda path: os._exit(3), "exit code 3")]
+)
+def test_what_fuzzing_finds_is_kept_with_its_input(monkeypatch, opens, message):
+    child.prepare(HOST)
+    monkeypatch.setitem(parsers.PARSERS, "concept", opens)
+    find = fuzz.fuzz("concept", 0.5, seed=0, host=HOST)["crashes"][0]
+    assert message in find["message"] and find["name"] == "concept.json" and find["input"]
 
 
 def test_a_prompt_that_the_host_cannot_take_apart_is_refused_in_words(clip):

@@ -22,9 +22,11 @@ def measure(workers, each, path: Path, host: Path, parts: Sequence[str], minutes
     from dev.bench import report
 
     kept = path.with_suffix(".json")
-    whole = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"figures": {}}
+    whole: dict = {"figures": {}}
     for name in parts:
         found = PARTS[name](workers, each, host, minutes)
+        if kept.is_file():  # read now: another run may have added to it meanwhile
+            whole = json.loads(kept.read_text(encoding="utf-8"))
         whole["figures"] |= {figure: round(value, 4) for figure, value in found.pop("figures").items()}
         whole[name] = found
         report.write(path, whole, text(whole))

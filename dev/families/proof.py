@@ -120,12 +120,20 @@ class Proof:
         return showcase(self.model, self.lora, self.concept, self.latent, 2, host.decoder(self.model, None))
 
     def decisions(self) -> list:
-        """The gate's, about the target and then about another prompt; calibrated on a few captions."""
+        """The gate's, about the target and then about another prompt; calibrated on a few captions.
+
+        As if these had not been changed: to a random model they may be the target, and the gate would not decide.
+        """
         from unguide.unguide_ops.calibrate import calibrate
+        from unguide.unguide_ops.calibration import Level
         from unguide.unguide_ops.steering import SteeringSettings
         from unguide.unguide_ops.unguidance import unguide
 
         lora, _ = calibrate(self.model, self.lora, self.concept, self.tiny.size, self.tiny.size, captions=4)
+        assert lora.calibration
+        levels = tuple(Level(sigma=it.sigma, neutral=(0.0, 0.0, 0.0), preserved=(), target=it.target)
+                       for it in lora.calibration.levels)  # fmt: skip
+        lora.calibration = lora.calibration.model_copy(update={"levels": levels})
         found = []
         for prompt in (TARGET, OTHER):
             courses: list = []
