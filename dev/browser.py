@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -81,9 +82,10 @@ class ComfyPage:
         self.page.wait_for_function(READY)
         self.page.wait_for_timeout(2000)
 
-    def load(self, workflow: dict) -> None:
-        """Open a workflow."""
-        self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    def load(self, workflow: Path) -> None:
+        """Open a workflow's file."""
+        graph = json.loads(workflow.read_text(encoding="utf-8"))
+        self.page.evaluate("graph => app.loadGraphData(graph)", graph)
         self.page.wait_for_timeout(1500)
 
     def api(self) -> dict:
@@ -113,11 +115,13 @@ class ComfyPage:
         self.page.wait_for_function(expression, arg=list(arguments), timeout=BUSY)
 
     def run(self) -> None:
-        """Press Run, and wait until the queue is empty again."""
-        done = self.page.evaluate("() => window.done = 0")
-        self.page.evaluate("() => app.api.addEventListener('execution_success', () => window.done++, { once: true })")
+        """Press Run, and wait until it has succeeded."""
+        self.page.evaluate("""() => {
+            window.succeeded = false;
+            app.api.addEventListener("execution_success", () => { window.succeeded = true; }, { once: true });
+        }""")
         self.press("Run")
-        self.wait(f"() => window.done > {done}")
+        self.wait("() => window.succeeded")
 
     def dialogs(self) -> list[str]:
         """The words of open dialogs and error messages."""

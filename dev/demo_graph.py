@@ -14,6 +14,7 @@ SAMPLING = {
     "scheduler": "normal",
     "denoise": 1.0,
 }
+GATE = {"gate": "inside sampling", "w_erased": -1.0, "w_unrelated": 1.0}
 COLUMNS = {"lora": 0.0, "half": 0.5}  # one w for every prompt: the LoRA alone, and half of it
 AS_PUBLISHED = {"lora_branch": "cond and uncond", "eta": 1.0}
 
@@ -127,14 +128,18 @@ def forget_graph(concept: str, prompts: list[str], pictures: int, folder: str, *
     negative = [build.add("CLIPTextEncode", "neutral prompt", clip=clip, text=""), 0]
     latent = [build.add("EmptyLatentImage", batch_size=pictures, **SIZE), 0]
     drawing = {"positive": positive, "negative": negative, "latent_image": latent, **SAMPLING}
-    gate = {"w_erased": -1.0, "w_unrelated": 1.0}
     for column, w in COLUMNS.items():
         steered = build.add(
-            "UnGuidance", column, model=model, lora=lora, gate="always erase", **{**gate, "w_erased": w}, **AS_PUBLISHED
+            "UnGuidance",
+            column,
+            model=model,
+            lora=lora,
+            **{**GATE, "gate": "always erase", "w_erased": w},
+            **AS_PUBLISHED,
         )
         sampled = build.add("KSampler", f"KSampler, w = {w}", model=[steered, 0], **drawing)
         build.draw(column, [sampled, 0], vae, folder)
-    sampled = build.add("UnGuidanceKSampler", model=model, lora=lora, gate="inside sampling", **gate, **drawing)
+    sampled = build.add("UnGuidanceKSampler", model=model, lora=lora, **GATE, **drawing)
     build.draw("unguide", [sampled, 0], vae, folder)
     build.add("PreviewAny", "sampling report", source=[sampled, 1])
     return build.graph

@@ -123,10 +123,15 @@ def make_venv(env: dict[str, str]) -> None:
     check_space()  # now that what an interrupted set-up left is gone
 
 
-def make_base(base: Path) -> Path:
-    """Make `base` a ComfyUI base directory with this pack, and no other, linked in; returns it."""
+def make_folders(base: Path) -> None:
+    """Make `base` a ComfyUI base directory without packs."""
     for name in BASE_FOLDERS:
         (base / name).mkdir(parents=True, exist_ok=True)
+
+
+def make_base(base: Path) -> Path:
+    """Make `base` a ComfyUI base directory with this pack, and no other, linked in; returns it."""
+    make_folders(base)
     link = base / "custom_nodes" / PACK_NAME
     if link.exists() and os.path.samefile(link, ROOT):
         return base

@@ -1,10 +1,14 @@
 """The real host, and the pack in it, inside this very process: for tests, the recipe and the benchmark."""
 
+import atexit
+import functools
 import importlib.util
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
-from dev.environment import HOST, PACK_NAME, ROOT
+from dev.environment import HOST, PACK_NAME, ROOT, make_base
 
 
 def start_host(host: Path = HOST, base: Path | None = None, device: str = "cpu") -> None:
@@ -23,6 +27,15 @@ def start_host(host: Path = HOST, base: Path | None = None, device: str = "cpu")
     finally:
         sys.argv = arguments
     comfy.utils.PROGRESS_BAR_ENABLED = False
+
+
+@functools.cache
+def start_scratch_host(host: Path = HOST) -> None:
+    """The same with the pack, and with data of its own that is gone when this process ends."""
+    base = Path(tempfile.mkdtemp(prefix="unguide-"))
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    start_host(host, make_base(base))
+    load_pack()
 
 
 def load_pack() -> None:

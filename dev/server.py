@@ -120,9 +120,14 @@ class HostServer:
             time.sleep(0.2)
         raise DevError(f"ComfyUI did not answer within {self.timeout:.0f} s; the end of {self.log}:\n{self.log_tail()}")
 
+    def schemas(self) -> dict[str, dict]:
+        """What each node that the host offers takes and gives, by its id."""
+        offered: dict[str, dict] = json.loads(request(f"{self.url}/object_info"))
+        return offered
+
     def require_nodes(self, ids: Iterable[str]) -> None:
         """DevError, with what the log says about it, unless the host offers all these node ids."""
-        offered = json.loads(request(f"{self.url}/object_info"))
+        offered = self.schemas()
         missing = [name for name in ids if name not in offered]
         if missing:
             raise DevError(f"ComfyUI lacks {', '.join(missing)}; its log says:\n{self._import_errors()}")

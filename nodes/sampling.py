@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..unguide_ops import host
 from ..unguide_ops.steering import ON_DOUBT, SIDES, Course, SteeringSettings
 from ..unguide_ops.unguidance import unguide
-from .sockets import CATEGORY, MOST, LoRASocket, rate_input, seed_input, w_inputs
+from .sockets import CATEGORY, MOST, LoRASocket, folded, rate_input, seed_input, w_inputs
 
 INSIDE, LINKED, ALWAYS_ERASE, OFF = "inside sampling", "linked", "always erase", "off"
 
@@ -50,21 +50,16 @@ def cfg_input():
     )
 
 
-def advanced(kind, name: str, tooltip: str, **more):
-    """An optional input behind the front end's "advanced" fold."""
-    it = kind.Input(name, optional=True, tooltip=tooltip, **more)
-    it.extra_dict = {"advanced": True}
-    return it
-
-
 def more_inputs():
     """How the gate inside sampling decides, where the probe's decision comes in, and how it is steered."""
     return [
         rate_input("Gate inside sampling only"),
-        advanced(
-            io.Int, "gate_steps", default=SteeringSettings.gate_steps, min=1, max=50,
-            tooltip="Gate inside sampling only: so many first steps are looked at. With more than one, the base model "
-            "draws until then.",
+        *folded(
+            io.Int.Input(
+                "gate_steps", default=SteeringSettings.gate_steps, min=1, max=50,
+                tooltip="Gate inside sampling only: so many first steps are looked at. With more than one, the base "
+                "model draws until then.",
+            ),
         ),
         io.Boolean.Input(
             "erased",
@@ -78,41 +73,44 @@ def more_inputs():
             force_input=True,
             tooltip="With gate = linked only. w itself; takes precedence over erased.",
         ),
-        advanced(
-            io.Combo, "lora_branch", options=list(SIDES), default=SteeringSettings.sides,
-            tooltip="Which predictions are steered. cond only: not those of the negative prompt, at three quarters of "
-            "the cost. cond and uncond: both, as in the paper; for a LoRA that changes every prompt, as its own does.",
-        ),
-        advanced(
-            io.Float, "start", default=SteeringSettings.start, min=0.0, max=1.0, step=0.01,
-            tooltip="Where in the run steering begins: 0 at the first step, 0.5 half way. Later: more of the concept's "
-            "layout stays.",
-        ),
-        advanced(
-            io.Float, "end", default=SteeringSettings.end, min=0.0, max=1.0, step=0.01,
-            tooltip="Where in the run steering ends; the rest is the base model's. Earlier is cheaper, and the concept "
-            "may come back in details.",
-        ),
-        advanced(
-            io.Float, "softness", default=SteeringSettings.softness, min=0.0, max=1.0, step=0.01,
-            tooltip="Gate inside sampling only: scores this close to the threshold get a w between w_unrelated and "
-            "w_erased. 0: a clear decision.",
-        ),
-        advanced(
-            io.Float, "eta", default=SteeringSettings.eta, min=0.0, max=1.0, step=0.05,
-            tooltip="For w below 0 or above 1, which raise contrast: how much of that is kept. 1: the paper's formula. "
-            "0: calmer pictures, as much erased (adaptive projected guidance).",
-        ),
-        advanced(
-            io.Boolean, "restart", default=SteeringSettings.restart,
-            tooltip="Gate inside sampling with more than one step only: where the concept was found, begin again from "
-            "the first noise, so that the gate's own steps are steered too.",
-        ),
-        advanced(
-            io.Combo, "on_doubt", options=list(ON_DOUBT), default=SteeringSettings.on_doubt,
-            tooltip="Gate inside sampling only: what happens where it cannot decide, because the LoRA has no "
-            "calibration, or one for another base model, or a prediction is no number. stop: an error says what to "
-            "change. steer: the picture is sampled with w_erased.",
+        *folded(
+            io.Combo.Input(
+                "lora_branch", options=list(SIDES), default=SteeringSettings.sides,
+                tooltip="Which predictions are steered. cond only: not those of the negative prompt, at three "
+                "quarters of the cost. cond and uncond: both, as in the paper; for a LoRA that changes every prompt, "
+                "as its own does.",
+            ),
+            io.Float.Input(
+                "start", default=SteeringSettings.start, min=0.0, max=1.0, step=0.01,
+                tooltip="Where in the run steering begins: 0 at the first step, 0.5 half way. Later: more of the "
+                "concept's layout stays.",
+            ),
+            io.Float.Input(
+                "end", default=SteeringSettings.end, min=0.0, max=1.0, step=0.01,
+                tooltip="Where in the run steering ends; the rest is the base model's. Earlier is cheaper, and the "
+                "concept may come back in details.",
+            ),
+            io.Float.Input(
+                "softness", default=SteeringSettings.softness, min=0.0, max=1.0, step=0.01,
+                tooltip="Gate inside sampling only: scores this close to the threshold get a w between w_unrelated and "
+                "w_erased. 0: a clear decision.",
+            ),
+            io.Float.Input(
+                "eta", default=SteeringSettings.eta, min=0.0, max=1.0, step=0.05,
+                tooltip="For w below 0 or above 1, which raise contrast: how much of that is kept. 1: the paper's "
+                "formula. 0: calmer pictures, as much erased (adaptive projected guidance).",
+            ),
+            io.Boolean.Input(
+                "restart", default=SteeringSettings.restart,
+                tooltip="Gate inside sampling with more than one step only: where the concept was found, begin again "
+                "from the first noise, so that the gate's own steps are steered too.",
+            ),
+            io.Combo.Input(
+                "on_doubt", options=list(ON_DOUBT), default=SteeringSettings.on_doubt,
+                tooltip="Gate inside sampling only: what happens where it cannot decide, because the LoRA has no "
+                "calibration, or one for another base model, or a prediction is no number. stop: an error says what to "
+                "change. steer: the picture is sampled with w_erased.",
+            ),
         ),
     ]  # fmt: skip
 

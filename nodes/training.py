@@ -14,8 +14,9 @@ CUSTOM = "custom"
 DEFAULT = settings.OBJECT
 
 
-def _int(name: str, low: int, high: int, tooltip: str):
-    return io.Int.Input(name, default=getattr(DEFAULT, name), min=low, max=high, optional=True, tooltip=tooltip)
+def _int(name: str, low: int, high: int, tooltip: str, default: int | None = None):
+    default = getattr(DEFAULT, name) if default is None else default
+    return io.Int.Input(name, default=default, min=low, max=high, optional=True, tooltip=tooltip)
 
 
 def _float(name: str, low: float, high: float, step: float, tooltip: str):
@@ -109,8 +110,8 @@ class UnGuideTrainLoRA(io.ComfyNode):
                 *size_inputs("the pictures trained on: the model's native size"),
                 seed_input("The same seed and settings give the same LoRA."),
                 CONTROLS[0],
-                *folded(*CONTROLS[1:]),
                 *folded(
+                    *CONTROLS[1:],
                     _switch(
                         "early_stop",
                         "Stop as soon as the target is gone and hardly any kept prompt is changed as much.",
@@ -118,21 +119,19 @@ class UnGuideTrainLoRA(io.ComfyNode):
                     _switch(
                         "checkpointing", "Compute activations twice instead of keeping them: less memory, more time."
                     ),
-                    io.Int.Input(
+                    _int(
                         "preview_every",
+                        0,
+                        100_000,
                         default=10,
-                        min=0,
-                        max=100_000,
-                        optional=True,
                         tooltip="Show what the target prompt looks like under the LoRA at most every so many "
                         "iterations. It costs nothing: these are the pictures trained on. 0: never.",
                     ),
-                    io.Int.Input(
+                    _int(
                         "grid_steps",
+                        0,
+                        1000,
                         default=10,
-                        min=0,
-                        max=1000,
-                        optional=True,
                         tooltip="Steps of the pictures in the final grid: 4 prompts by the base, the LoRA alone, and "
                         "UnGuidance. 0: no grid.",
                     ),

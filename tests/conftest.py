@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,12 @@ from real_host import HOST, REPOSITORY  # noqa: E402
 
 sys.path.append(str(REPOSITORY))
 from dev.environment import make_base  # noqa: E402
-from dev.inprocess import load_pack, start_host  # noqa: E402
+from dev.inprocess import start_scratch_host  # noqa: E402
+from dev.server import HostServer  # noqa: E402
 
 if not (HOST / "main.py").is_file():
     pytest.exit(f"No ComfyUI in {HOST}: run `python dev test`, which sets one up.", returncode=2)
-start_host(HOST, make_base(Path(tempfile.mkdtemp(prefix="unguide-tests-"))))
-load_pack()
+start_scratch_host(HOST)
 
 import nodes  # noqa: E402
 import torch  # noqa: E402
@@ -39,6 +38,19 @@ def as_in_a_node():
     """The host runs every node in inference mode."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real one, with data of its own."""
+    with HostServer(HOST, make_base(tmp_path_factory.mktemp("base"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def schemas(server):
+    """Its nodes'."""
+    return server.schemas()
 
 
 @pytest.fixture(scope="session")

@@ -3,33 +3,19 @@
 What was seen is kept in output/browser.
 """
 
-import json
-
 import pytest
-from real_host import HOST, REPOSITORY
+from real_host import REPOSITORY
 from unguide.nodes import NODES
 
 from dev import browser
-from dev.environment import make_base
-from dev.server import HostServer, request
-from dev.workflows.canvas import Canvas
-from dev.workflows.shipped import WORKFLOWS
+from dev.workflows import file_of
+from dev.workflows.shipped import WORKFLOWS, drawn
 
 if not browser.find():
     pytest.skip(f"no Chromium on this machine: {browser.ADVICE}", allow_module_level=True)
 
 SHOTS = REPOSITORY / "output" / "browser"
 IDS = [node.GET_SCHEMA().node_id for node in NODES]
-
-
-def shipped(name):
-    return json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with HostServer(HOST, make_base(tmp_path_factory.mktemp("base"))) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -55,24 +41,22 @@ def test_the_templates_list_shows_ours_with_pictures_and_opens_one(comfy):
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_opens_without_complaint_and_sends_what_was_drawn(server, comfy, name):
-    comfy.load(shipped(name))
+def test_a_workflow_opens_without_complaint_and_sends_what_was_drawn(schemas, comfy, name):
+    comfy.load(file_of(name))
     asks = [it for it in comfy.dialogs() if "v1-5-pruned-emaonly-fp16" not in it]  # a download is offered for that one
     comfy.page.keyboard.press("Escape")
     comfy.shoot(SHOTS / f"{name}.png")
     assert not asks and not comfy.page.evaluate(browser.OVERLAPS)
     assert not comfy.page.evaluate("() => app.graph._nodes.filter((it) => it.has_errors).map((it) => it.type)")
-    canvas = Canvas(name, json.loads(request(f"{server.url}/object_info")))
-    WORKFLOWS[name](canvas)
-    drawn, sent = canvas.api(), comfy.api()
-    assert sent.keys() == drawn.keys()
-    for node, it in drawn.items():
+    expected, sent = drawn(name, schemas).api(), comfy.api()
+    assert sent.keys() == expected.keys()
+    for node, it in expected.items():
         assert sent[node]["class_type"] == it["class_type"]
         assert {name: sent[node]["inputs"][name] for name in it["inputs"]} == it["inputs"]
 
 
 def test_run_on_the_first_workflow_ends_in_pictures_words_and_nothing_in_the_logs(server, comfy):
-    comfy.load(shipped("forget-the-cat"))
+    comfy.load(file_of("forget-the-cat"))
     comfy.press("Run")
     shows = ("UnGuideTrainLoRA", "UnGuideStabilityProbe", "PreviewImage")
     comfy.wait("([shows]) => app.graph._nodes.filter((it) => shows.includes(it.type))"
@@ -111,7 +95,7 @@ def test_help_opens_with_its_picture(comfy, node):
 
 
 def test_a_wrong_input_shows_our_message_at_the_node(comfy):
-    comfy.load(shipped("draw-without-it"))
+    comfy.load(file_of("draw-without-it"))
     comfy.set("UnGuidanceKSampler", gate="linked")
     comfy.press("Run")
     comfy.wait("() => app.lastExecutionError")
@@ -124,7 +108,7 @@ def test_a_wrong_input_shows_our_message_at_the_node(comfy):
 
 
 def test_cancel_stops_training_and_keeps_what_was_trained(comfy):
-    comfy.load(shipped("forget-the-cat"))
+    comfy.load(file_of("forget-the-cat"))
     comfy.set("UnGuideTrainLoRA", preset="custom", iterations=10_000)
     comfy.press("Run")
     comfy.page.get_by_text("of 10000, loss").first.wait_for()

@@ -1,8 +1,6 @@
 """UnGuidance with all else that hangs on a MODEL or in a prompt, each against two merged copies of the model."""
 
-import comfy.cldm.cldm
 import comfy.controlnet
-import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -15,6 +13,7 @@ from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
+from control_nets import control_net_of
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import host
 from unguide.unguide_ops.steering import SteeringSettings
@@ -175,23 +174,13 @@ def test_the_gate_in_every_scene(model, trained, clip, change):
     assert [it.w for it in courses[1].decisions] == [1.0, 1.0]
 
 
-def control_net(model):
-    """A tiny one with random weights, for the embedded model."""
-    config = {key: it for key, it in model.model.model_config.unet_config.items() if key != "out_channels"}
-    made = comfy.cldm.cldm.ControlNet(hint_channels=3, operations=comfy.ops.disable_weight_init, **config)
-    generator = torch.Generator().manual_seed(2)
-    made.load_state_dict(
-        {name: 0.05 * torch.randn(it.shape, generator=generator) for name, it in made.state_dict().items()}
-    )
-    return comfy.controlnet.ControlNet(made.eval(), load_device=model.load_device)
-
-
 def test_a_control_net(model, merged, trained, lora, clip):
     scene = Scene(model, clip)
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4))
     plain = scene.draw(model)
+    made = comfy.controlnet.ControlNet(control_net_of(model), load_device=model.load_device)
     scene.positive, scene.negative = nodes.ControlNetApplyAdvanced().apply_controlnet(
-        scene.positive, scene.negative, control_net(model), picture, 1.0, 0.0, 1.0
+        scene.positive, scene.negative, made, picture, 1.0, 0.0, 1.0
     )
     assert relative_error(scene.draw(model), plain) > 0.01
     assert relative_error(scene.draw(steered(model, lora)), scene.draw(blend(model, (merged, -1.0)))) < CLOSE

@@ -3,21 +3,18 @@
 import json
 
 import pytest
-from real_host import HOST
 from safetensors.torch import load
 
 from dev.client import GraphError, GraphInterruptedError, fetch_image, run_graph, title_of
 from dev.demo_graph import SAMPLING, SIZE, GraphBuilder, forget_graph, untouched_graph
-from dev.environment import make_base
-from dev.server import HostServer, request
+from dev.server import request
 
 PROMPTS = ["a photo of the cat", "a photo of the feline", "a photo of the dog", ""]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with HostServer(HOST, make_base(tmp_path_factory.mktemp("base"))) as server:
-        yield server.url
+def url(server):
+    return server.url
 
 
 def graph(iterations):
@@ -141,11 +138,6 @@ def test_errors_say_what_to_change(url):
     sampler["inputs"]["gate"] = "linked"
     with pytest.raises(GraphError, match="set `gate` to 'inside sampling'"):
         run_graph(url, demo)
-
-
-@pytest.fixture(scope="module")
-def schemas(url):
-    return json.loads(request(f"{url}/object_info"))
 
 
 def test_every_input_and_output_of_our_nodes_has_a_tooltip(schemas):

@@ -3,43 +3,19 @@
 import io
 import json
 
-import comfy.cldm.cldm
-import comfy.ops
 import pytest
-import torch
+from control_nets import control_net_of
 from PIL import Image
-from real_host import HOST, REPOSITORY
+from real_host import REPOSITORY
 from safetensors.torch import save_file
 
 from dev.client import fetch_image, run_graph
-from dev.environment import make_base
-from dev.server import HostServer, request
 from dev.workflows import on_the_demo_model
-from dev.workflows.canvas import NOTE, Canvas
-from dev.workflows.shipped import CONTROL_NET, WORKFLOWS
+from dev.workflows.canvas import NOTE
+from dev.workflows.shipped import CONTROL_NET, WORKFLOWS, drawn
 
 FILES = sorted((REPOSITORY / "workflows").glob("*.json"))
 ITERATIONS = 30  # enough for the gate to know the cat
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with HostServer(HOST, make_base(tmp_path_factory.mktemp("base"))) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def schemas(server):
-    return json.loads(request(f"{server.url}/object_info"))
-
-
-@pytest.fixture(scope="module")
-def canvases(schemas):
-    drawn = {}
-    for name, draw in WORKFLOWS.items():
-        drawn[name] = Canvas(name, schemas)
-        draw(drawn[name])
-    return drawn
 
 
 def ours(node):
@@ -52,8 +28,8 @@ def test_each_file_that_ships_is_a_workflow_of_these_with_a_picture():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_is_what_would_be_written_of_the_nodes_as_they_are(schemas, canvases, path):
-    workflow, written = json.loads(path.read_text(encoding="utf-8")), canvases[path.stem].ui()
+def test_a_file_is_what_would_be_written_of_the_nodes_as_they_are(schemas, path):
+    workflow, written = json.loads(path.read_text(encoding="utf-8")), drawn(path.stem, schemas).ui()
     assert [node for node in workflow["nodes"] if ours(node)] == [node for node in written["nodes"] if ours(node)]
     nodes = {node["id"]: node for node in workflow["nodes"] if node["type"] != NOTE}
     for node in nodes.values():  # newer hosts give their own nodes more
@@ -68,9 +44,9 @@ def test_a_file_is_what_would_be_written_of_the_nodes_as_they_are(schemas, canva
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_runs_to_its_pictures(server, canvases, name):
+def test_a_workflow_runs_to_its_pictures(server, schemas, name):
     """In the order in which they ship: later ones take the LoRA that the first one saves."""
-    graph = on_the_demo_model(canvases[name].api())
+    graph = on_the_demo_model(drawn(name, schemas).api())
     for it in graph.values():
         if it["class_type"] == "UnGuideTrainLoRA":
             it["inputs"] |= {"preset": "custom", "iterations": ITERATIONS, "grid_steps": 0}
@@ -83,16 +59,12 @@ def test_a_workflow_runs_to_its_pictures(server, canvases, name):
     assert -1.0 in asked or "UnGuidanceKSampler" not in str(graph)  # each that has one draws a cat with it
 
 
-def test_the_redrawn_picture_takes_a_control_net(server, canvases, model):
+def test_the_redrawn_picture_takes_a_control_net(server, schemas, model):
     """As after Ctrl+B on the green group, with a file as ControlNets come."""
-    config = {key: it for key, it in model.model.model_config.unet_config.items() if key != "out_channels"}
-    made = comfy.cldm.cldm.ControlNet(hint_channels=3, operations=comfy.ops.disable_weight_init, **config)
-    generator = torch.Generator().manual_seed(2)
-    weights = {name: 0.05 * torch.randn(it.shape, generator=generator) for name, it in made.state_dict().items()}
     folder = server.base / "models" / "controlnet"
     folder.mkdir(exist_ok=True)
-    save_file(weights, folder / CONTROL_NET)
-    canvas = canvases["redraw-a-picture"]
+    save_file(control_net_of(model).state_dict(), folder / CONTROL_NET)
+    canvas = drawn("redraw-a-picture", schemas)
     without = run_graph(server.url, canvas.api())
     for node in canvas.nodes:
         node.bypassed = False

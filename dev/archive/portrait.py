@@ -14,9 +14,9 @@ from dev.demo_graph import base_graph
 from dev.environment import ROOT, make_base
 from dev.server import HostServer
 from dev.stages import DevError, say
+from dev.workflows.shipped import MUSHROOM
 
 THINGS = {"fox": 4, "lion": 5, "dog": 4, "cat": 1, "owl": 6, "panda": 5, "frog": 3}  # which of its pictures
-REFERENCE = "a photo of the mushroom"  # takes the cat's place
 INK, WHITE, GREY = "#20242c", "#ffffff", "#9aa3b2"
 NAME, LINE = "UnGuide", "Make a diffusion model forget a concept, and nothing else."
 
@@ -26,7 +26,7 @@ def draw(host: Path) -> None:
     prompts = [f"a photo of the {thing}" for thing in THINGS]
     with tempfile.TemporaryDirectory() as base, HostServer(host, make_base(Path(base))) as server:
         before = drawn(server.url, base_graph(prompts, 8, "before"))
-        run_graph(server.url, training_graph(FORGOTTEN, REFERENCE))
+        run_graph(server.url, training_graph(FORGOTTEN, MUSHROOM))
         after = drawn(server.url, drawing_graph(list(THINGS), 8))
     changed = [thing for thing in THINGS if before[thing].tobytes() != after[thing].tobytes()]
     if changed != [FORGOTTEN]:

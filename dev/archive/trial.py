@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dev.client import Graph, run_graph, title_of
-from dev.demo_graph import PRESET, SAMPLING, SIZE, GraphBuilder
-from dev.environment import BASE_FOLDERS
+from dev.demo_graph import GATE, PRESET, SAMPLING, SIZE, GraphBuilder
+from dev.environment import make_folders
 from dev.server import HostServer, request
 from dev.stages import DevError
 
@@ -40,8 +40,7 @@ def try_out(host: Path, archive: Path, folder: str) -> str:
 
 def install(archive: Path, base: Path, folder: str) -> Path:
     """The pack's folder, unpacked into a new base directory."""
-    for name in BASE_FOLDERS:
-        (base / name).mkdir(parents=True)
+    make_folders(base)
     with zipfile.ZipFile(archive) as it:
         it.extractall(base / "custom_nodes" / folder)
     return base / "custom_nodes" / folder
@@ -51,7 +50,7 @@ def check_nodes(server: HostServer, pack: Path) -> int:
     """How many nodes are there, each with its help page and its texts in every language."""
     ids = {page.stem for page in (pack / "web" / "docs").glob("*.md")}
     server.require_nodes(sorted(ids))
-    offered = json.loads(request(f"{server.url}/object_info"))
+    offered = server.schemas()
     ours = {name for name, node in offered.items() if node["python_module"] == f"custom_nodes.{pack.name}"}
     texts = json.loads(request(f"{server.url}/api/i18n"))
     for language in (it.name for it in (pack / "locales").iterdir()):
@@ -111,12 +110,11 @@ def drawing_graph(things: list[str], pictures: int = 4) -> Graph:
     lora = [build.add("UnGuideLoadLoRA", lora_name=LORA), 0]
     negative = [build.add("CLIPTextEncode", clip=clip, text=""), 0]
     latent = [build.add("EmptyLatentImage", batch_size=pictures, **SIZE), 0]
-    gate = {"gate": "inside sampling", "w_erased": -1.0, "w_unrelated": 1.0}
     for thing in things:
         prompt = f"a photo of the {thing}"
         positive = [build.add("CLIPTextEncode", clip=clip, text=prompt), 0]
         sampled = build.add("UnGuidanceKSampler", model=model, lora=lora, positive=positive, negative=negative,
-                            latent_image=latent, **gate, **SAMPLING)  # fmt: skip
+                            latent_image=latent, **GATE, **SAMPLING)  # fmt: skip
         images = [build.add("VAEDecode", samples=[sampled, 0], vae=vae), 0]
         build.add("SaveImage", images=images, filename_prefix=thing)
         judged = build.add("UnGuideEvaluate", images=images, prompt=prompt, expected=thing, classes="\n".join(things),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -13,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from dev.environment import make_base
-from dev.inprocess import load_pack, start_host
+from dev.inprocess import start_scratch_host
 
 
 def measure(workers, each, path: Path, host: Path, parts: Sequence[str], minutes: float) -> dict:
@@ -56,13 +52,9 @@ def put_in(number: int, host: Path) -> dict:
     return {"name": str(case), "problems": problems, "seconds": time.monotonic() - began}
 
 
-@functools.cache
 def begin(host: Path) -> None:
-    """A host in this process, with data of its own."""
-    base = tempfile.mkdtemp(prefix="unguide-reliability-")
-    atexit.register(shutil.rmtree, base, ignore_errors=True)
-    start_host(host, make_base(Path(base)))
-    load_pack()
+    """A host in this process, on one thread."""
+    start_scratch_host(host)
     import torch
 
     torch.set_num_threads(1)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from dev.environment import HOST, PACK_NAME, make_base
-from dev.inprocess import load_pack, start_host
+from dev.environment import HOST, PACK_NAME
+from dev.inprocess import start_scratch_host
 
 PATIENCE = 30.0  # seconds, until a child is ended
 ROOM = 3 << 30  # bytes of address space beyond what a child begins with
@@ -26,13 +26,12 @@ FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "s
 def prepare(host: Path = HOST) -> tempfile.TemporaryDirectory:
     """Have the host, the pack and what is imported late in this process, before children come of it.
 
-    Gives the host's data folder, to be there as long as this process.
+    Gives the folder of good files that they open, to be there as long as this process.
     """
     folder = tempfile.TemporaryDirectory(prefix="unguide-reliability-")
-    base = make_base(Path(folder.name))
+    base = Path(folder.name)
     if PACK_NAME not in sys.modules:
-        start_host(host, base)
-        load_pack()
+        start_scratch_host(host)
     from dev.reliability.parsers import PARSERS
     from dev.reliability.seeds import SEEDS
 

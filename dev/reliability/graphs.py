@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 
 from dev.client import Graph, fetch_image, title_of
-from dev.demo_graph import SAMPLING, SIZE, GraphBuilder
+from dev.demo_graph import GATE, SAMPLING, SIZE, GraphBuilder
 
 LORA = "reliability.safetensors"  # in the server's loras folder
 CAT, DOG, HOUSE = "a photo of the cat", "a photo of the dog", "a photo of the house"
-GATE = {"gate": "inside sampling", "w_erased": -1.0, "w_unrelated": 1.0}
 ALWAYS = {**GATE, "gate": "always erase"}
 
 

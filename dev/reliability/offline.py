@@ -14,13 +14,12 @@ from pathlib import Path
 
 from dev.client import Graph, run_graph
 from dev.environment import make_base
-from dev.server import HostServer, request
-from dev.workflows.canvas import Canvas
-from dev.workflows.shipped import CAT_FILE, WORKFLOWS
+from dev.server import HostServer
+from dev.workflows.shipped import CAT_FILE, drawn
 
 SIOCSIFFLAGS, UP = 0x8914, 0x1
 LISTENER = """
-import json, socket, sys, traceback
+import json, socket, sys
 from pathlib import Path
 
 LOG = Path(__file__).with_name("asked.jsonl")
@@ -31,9 +30,8 @@ def hear(event, details):
         address = details[1] if event == "socket.connect" else details[0]
         name = address[0] if isinstance(address, tuple) else address
         if isinstance(name, (str, bytes)) and not str(name).startswith(LOCAL):
-            stack = [frame.filename for frame in traceback.extract_stack()]
             with LOG.open("a") as log:
-                log.write(json.dumps({"event": event, "address": str(name), "stack": stack}) + "\\n")
+                log.write(json.dumps(str(name)) + "\\n")
 
 sys.addaudithook(hear)
 try:
@@ -53,7 +51,7 @@ def listen(base: Path) -> Path:
     return folder / "asked.jsonl"
 
 
-def asked_for(log: Path) -> list[dict]:
+def asked_for(log: Path) -> list[str]:
     """What the listener wrote."""
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
@@ -80,11 +78,9 @@ def run(host: Path, base: Path) -> dict:
     log = listen(base)
     ran = set()
     with HostServer(host, make_base(base)) as server:
-        schemas = json.loads(request(f"{server.url}/object_info"))
+        schemas = server.schemas()
         for name in ("forget-the-cat", "import-a-lora", "batch-from-a-list", "two-concepts", "redraw-a-picture"):
-            canvas = Canvas(name, schemas)
-            WORKFLOWS[name](canvas)
-            graph = short(canvas.api())
+            graph = short(drawn(name, schemas).api())
             run_graph(server.url, graph)
             ran |= {it["class_type"] for it in graph.values()}
     return {"ran": sorted(ran), "kept": (base / "models" / "loras" / CAT_FILE).is_file(), "asked_for": asked_for(log)}

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+from dev.demo_graph import GATE
 from dev.reliability import traps
+from dev.reliability.graphs import ALWAYS, CAT, DOG
 
-CAT, DOG = "a photo of the cat", "a photo of the dog"
 SIZE, STEPS = 64, 2
-GATE = {"gate": "inside sampling", "w_erased": -1.0, "w_unrelated": 1.0}
-ALWAYS = {**GATE, "gate": "always erase"}
 
 
 class Stage:

@@ -201,33 +201,39 @@ PLACES = {"layer": in_layer, "gradient": in_gradient, "optimizer": in_optimizer,
 @contextmanager
 def full(folder: Path) -> Iterator[None]:
     """A folder on a disk without room for a LoRA: a tiny one of its own where we may mount one."""
-    with mounted(folder, "size=4k") as done:
-        if done:
-            yield
-            return
-        import resource
+    with mounted(folder, "size=4k") as done, nullcontext() if done else small_files():
+        yield
 
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+@contextmanager
+def small_files() -> Iterator[None]:
+    """No file of this process may grow to a LoRA's size."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """A folder that nothing may be written to, not even by root; where we may not mount one, a file in its place."""
-    with mounted(folder, "ro") as done:
-        if done:
-            yield
-            return
-        folder.rmdir()
-        folder.touch()
-        try:
-            yield
-        finally:
-            folder.unlink()
+    with mounted(folder, "ro") as done, nullcontext() if done else file_in_place_of(folder):
+        yield
+
+
+@contextmanager
+def file_in_place_of(folder: Path) -> Iterator[None]:
+    """An empty file where an empty folder was."""
+    folder.rmdir()
+    folder.touch()
+    try:
+        yield
+    finally:
+        folder.unlink()
 
 
 @contextmanager

@@ -27,20 +27,18 @@ def run(options: argparse.Namespace) -> int:
     from dev import browser
     from dev.client import run_graph
     from dev.environment import make_base
-    from dev.server import HostServer, request
-    from dev.workflows.canvas import Canvas
+    from dev.server import HostServer
     from dev.workflows.graphs import picture_graphs
-    from dev.workflows.shipped import WORKFLOWS
+    from dev.workflows.shipped import WORKFLOWS, drawn
 
     with tempfile.TemporaryDirectory() as folder, HostServer(options.host, make_base(Path(folder))) as server:
-        schemas = json.loads(request(f"{server.url}/object_info"))
-        for name, draw in WORKFLOWS.items():
-            canvas = Canvas(name, schemas)
-            draw(canvas)
+        schemas = server.schemas()
+        for name in WORKFLOWS:
+            canvas = drawn(name, schemas)
             ran = run_graph(server.url, on_the_demo_model(canvas.api()))
             if options.names and name not in options.names:
                 continue  # it has run all the same: others take the LoRA that it saved
-            (FOLDER / f"{name}.json").write_text(json.dumps(canvas.ui(), ensure_ascii=False) + "\n", encoding="utf-8")
+            file_of(name).write_text(json.dumps(canvas.ui(), ensure_ascii=False) + "\n", encoding="utf-8")
             titled = [(node.title, ran.get(str(node.id), {}).get("images")) for node in canvas.nodes if node.title]
             picture = picture_of(server.url, {title: images for title, images in titled if images})
             picture.save(FOLDER / f"{name}.jpg", quality=85, optimize=True)
@@ -51,6 +49,11 @@ def run(options: argparse.Namespace) -> int:
         else:
             say(f"No Chromium, so no pictures of the graphs: {browser.ADVICE}.")
     return 0
+
+
+def file_of(name: str) -> Path:
+    """Where one lies."""
+    return FOLDER / f"{name}.json"
 
 
 def on_the_demo_model(graph: dict) -> dict:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
-from pathlib import Path
 
 from dev.browser import comfy_page
 from dev.environment import ROOT
+from dev.workflows import file_of
 
 FOLDER = ROOT / "web" / "docs" / "images"
 SCREEN = 2400, 1350  # pixels of the page
@@ -30,7 +29,7 @@ def picture_graphs(url: str, names: list[str]) -> None:
     with comfy_page(url, *SCREEN) as comfy:
         comfy.open()
         for name in names:
-            comfy.load(json.loads(Path(ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")))
+            comfy.load(file_of(name))
             comfy.run()
             comfy.fit()
             left, top, right, bottom = comfy.page.evaluate(BOX)

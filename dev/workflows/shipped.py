@@ -8,13 +8,7 @@ from dev.workflows.canvas import BLUE, GREEN, VIOLET, Canvas, Node
 
 SIZE = {"width": 64, "height": 64}
 SAMPLING = {"seed": 0, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-PROBE, TRAINER, SAMPLER, GUIDER, UNGUIDANCE = (
-    800,
-    640,
-    560,
-    380,
-    320,
-)  # pixels, with the words and pictures that they show
+PROBE, TRAINER, SAMPLER, GUIDER, UNGUIDANCE = 800, 640, 560, 380, 320  # pixels high, with all that they show
 MUSHROOM = "a photo of the mushroom"  # drawn in the cat's place
 CAT_FILE = "unguide/cat_00001_.safetensors"
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
@@ -211,3 +205,10 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     "redraw-a-picture": redraw_a_picture,
 }
 """By file name, in the order in which a newcomer may want them."""
+
+
+def drawn(name: str, schemas: dict[str, dict]) -> Canvas:
+    """One of them, for a host that offers these nodes."""
+    canvas = Canvas(name, schemas)
+    WORKFLOWS[name](canvas)
+    return canvas
