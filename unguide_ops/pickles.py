@@ -18,7 +18,7 @@ import torch
 from .strangers import brief
 
 LARGEST_DIRECTORY = 1_000_000  # bytes of the zip; a tensor takes some seventy
-MOST_STEPS = 400_000  # of a pickle; a tensor takes some thirty
+MOST_STEPS = 200_000  # of a pickle, read in about a second; a tensor takes some thirty
 DEEPEST = 20  # lists in lists
 VALUE, DICT, TENSOR, STORAGE = 0, -1, -2, -3
 CALLED = {"collections OrderedDict": DICT, "torch._utils _rebuild_tensor_v2": TENSOR,

@@ -10,6 +10,7 @@ SIZE = {"width": 64, "height": 64}
 SAMPLING = {"seed": 0, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 PROBE, TRAINER, SAMPLER, GUIDER, UNGUIDANCE = 800, 640, 560, 380, 320  # pixels high, with all that they show
 MUSHROOM = "a photo of the mushroom"  # drawn in the cat's place
+HAMBURGER = "a photo of the hamburger"  # in the dog's; these two come out clear
 CAT_FILE = "unguide/cat_00001_.safetensors"
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 CONTROL_NET = "control_v11p_sd15_canny_fp16.safetensors"
@@ -111,7 +112,7 @@ def two_concepts(canvas: Canvas) -> None:
     canvas.note(0, "two-concepts", 300)
     demo = canvas.add("UnGuideDemoModel", 1)
     model = demo[0]
-    for column, name, reference in ((2, "cat", MUSHROOM), (3, "dog", "a photo of the flower")):
+    for column, name, reference in ((2, "cat", MUSHROOM), (3, "dog", HAMBURGER)):
         concept = canvas.add(
             "UnGuideConcept", column, f"Forget the {name}", clip=demo[1], preset=name, reference=reference
         )
