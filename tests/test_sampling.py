@@ -20,7 +20,7 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from unguide.nodes.sampling import UnGuidanceGuider, UnGuidanceKSampler, weight
 from unguide.unguide_ops import host
 from unguide.unguide_ops.calibration import Level
-from unguide.unguide_ops.probe import Walk, measure, response
+from unguide.unguide_ops.probe import ProbeSettings, Walk, measure, probe, response
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
@@ -294,6 +294,12 @@ def test_a_gate_that_cannot_decide_stops_or_steers_as_it_was_told(model, trained
     assert relative_error(sample(guided, DOG), sample(always(model, trained), DOG)) < CLOSE
     assert all(it.w == -1.0 and re.search(why, it.doubt) and "in doubt" in it.explained() for it in found)
     assert json.loads(json.dumps(found[0].report()))["doubt"] == found[0].doubt
+
+
+@pytest.mark.parametrize(("change", "why"), DOUBTS.values(), ids=DOUBTS)
+def test_a_probe_that_cannot_decide_stops_so_that_nothing_behind_it_is_drawn(model, clip, trained, change, why):
+    with pytest.raises(ValueError, match=why):
+        probe(model, change(trained), lambda it: host.encode(clip, it), [DOG], ProbeSettings(width=64, height=64))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -15,8 +15,8 @@ from . import gate
 VERSION = 1
 MOST = 1000  # scores of a group
 QUARTER = 0.25  # of the way to the target; chosen on the `choose` words of the benchmark
-
 HIGHEST = 1e6  # score; the target's is 1
+MISFIT = "This LoRA's gate was calibrated {}: put UnGuide Calibrate behind the LoRA."
 
 Score = Annotated[float, Field(ge=-HIGHEST, le=HIGHEST, allow_inf_nan=False)]
 Scores = Annotated[tuple[Score, ...], Field(max_length=MOST)]
@@ -101,19 +101,19 @@ class Calibration(BaseModel):
         share = math.log(sigma / below.sigma) / math.log(above.sigma / below.sigma)
         return (1 - share) * value(below) + share * value(above)
 
-    def misfits(self, base: str, size: tuple[int, int] | None = None, cfg: float | None = None) -> list[str]:
-        """Sentences on what differs from the conditions that it was made under, where they are known; none if nothing.
+    def check_base(self, fingerprint: str) -> None:
+        """Raises ValueError for another model than it was made on: what it knows holds for that one alone."""
+        if fingerprint != self.base:
+            raise ValueError(MISFIT.format("on another base model, or this one in another precision"))
 
-        `base`: fingerprint of the model; `size`: width and height in pixels.
-        """
+    def misfits(self, size: tuple[int, int] | None, cfg: float | None) -> list[str]:
+        """Sentences on where a picture's size (width and height in pixels) and cfg, if known, differ from its own."""
         found = []
-        if base != self.base:
-            found.append("on another base model, or this one in another precision")
         if size is not None and size != (self.width, self.height):
             found.append(f"at {self.width} x {self.height} pixels, not {size[0]} x {size[1]}")
         if cfg is not None and abs(cfg - self.cfg) > 0.5 * self.cfg:
             found.append(f"with cfg {self.cfg:g}, not {cfg:g}")
-        return [f"This LoRA's gate was calibrated {it}: put UnGuide Calibrate behind the LoRA." for it in found]
+        return [MISFIT.format(it) for it in found]
 
 
 def _sigma(level: Level) -> float:

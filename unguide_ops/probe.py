@@ -92,12 +92,13 @@ def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], sett
     """Probe prompts, all at once in batches of what fits in memory.
 
     Mode "paper" compares with the empty prompt's mean score, "calibrated" with the thresholds of the LoRA's
-    calibration. Raises ValueError for a LoRA that carries none.
+    calibration. Raises ValueError for a LoRA that carries none, or one for another base model.
     """
     prompts = list(prompts)
     if settings.mode == gate.PAPER:
         return _probe_as_in_the_paper(model, lora, encode, prompts, settings)
     calibration = calibration_of(lora, f"set `mode` to {gate.PAPER!r}")
+    calibration.check_base(host.fingerprint(model))
     sigmas = [level.sigma for level in calibration.levels]
     walk = calibration_walk(calibration.steps, len(sigmas), calibration.cfg, settings.width, settings.height)
     found = measure(model, lora, encode, prompts, settings.seeds, settings.seed, walk, response)
@@ -108,7 +109,7 @@ def probe(model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str], sett
 
     readings = found.readings(prompts, verdict)
     cfg = targets.guidance(host.diffusion_model(model), settings.cfg)
-    warnings = calibration.misfits(host.fingerprint(model), (settings.width, settings.height), cfg)
+    warnings = calibration.misfits((settings.width, settings.height), cfg)
     return Probe(settings.mode, readings, sigmas, found.evaluations, warnings)
 
 

@@ -110,7 +110,7 @@ class Steered:
                 )
             run.add(self._target, host.unpack_conditioning(lora.target_prompt))
             calibration = calibration_of(lora, "give a w")
-            self.course.warnings = calibration.misfits(calibration.base, run.size, run.cfg)
+            self.course.warnings = calibration.misfits(run.size, run.cfg)
 
     @property
     def undecided(self) -> bool:

@@ -47,10 +47,10 @@ def _known(model, lora: ConceptLoRA, settings: SteeringSettings) -> Decision | N
     if settings.w is not None:
         return Decision(settings.w)
     try:
-        doubts = calibration_of(lora, "set `gate` to 'always erase'").misfits(host.fingerprint(model))
+        calibration_of(lora, "set `gate` to 'always erase'").check_base(host.fingerprint(model))
     except ValueError as error:
-        doubts = [str(error)]
-    return in_doubt(settings, doubts[0]) if doubts else None
+        return in_doubt(settings, str(error))
+    return None
 
 
 def _check(lora: ConceptLoRA, settings: SteeringSettings) -> None:
