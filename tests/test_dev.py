@@ -54,6 +54,18 @@ def test_a_python_without_wheels(version):
     assert exit_code == 2 and said.startswith(f"error: this is Python {version[0]}.{version[1]} (64 bit)")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_pin_has_a_wheel_for_every_python(tmp_path, version):
+    pins = environment.read_pins()
+    sections = set(pins.sections()) - {"host", "recipe"}  # the recipe's are for 3.11 and later
+    wanted = {f"{name}=={pinned}" for section in sections for name, pinned in pins[section].items()}
+    asked = ["install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(tmp_path)]
+    wheels = ["--only-binary", ":all:", "--python-version", version, *sorted(wanted)]
+    done = subprocess.run([*environment.pip(), *asked, *wheels], capture_output=True, text=True, timeout=250)
+    assert not done.returncode, done.stderr[-1000:]
+
+
 @pytest.mark.parametrize(
     ("output", "advice"),
     [
