@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from unguide.demo_model import load_config
 from unguide.unguide_ops.concept import PROMPTS, Concept, concept_from, default_preserve, presets, read_prompt_file
@@ -54,7 +54,6 @@ def test_a_wrong_prompt_file_is_refused_with_the_place(tmp_path, content, messag
         read_prompt_file(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=300) | st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
 ).map(lambda x: json.dumps(x).encode()))  # fmt: skip

@@ -12,7 +12,7 @@ import comfy.utils
 import nodes
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
@@ -180,7 +180,7 @@ def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, me
         load({**CALIBRATION, **changes})
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(data=st.data())
 def test_damaged_bytes_give_a_lora_or_a_clear_error(tmp_path, data):
     path = tmp_path / "it.safetensors"
