@@ -10,7 +10,7 @@ from comfy_cli.registry.config_parser import extract_node_configuration
 from PIL import Image
 from real_host import HOST, REPOSITORY
 
-from dev.archive import build, changes_to_publish
+from dev.archive import FOLDERS, build, changes_to_publish
 from dev.archive.trial import try_out
 from dev.stages import DevError
 
@@ -59,7 +59,7 @@ def test_the_same_files_make_the_same_bytes(archive, tmp_path):
 
 
 def test_it_works_in_an_empty_comfyui_in_a_folder_of_another_name(archive):
-    seen = try_out(HOST, archive, "ComfyUI-UnGuide")
+    seen = try_out(HOST, archive, FOLDERS[1])
     assert seen.startswith("13 nodes") and seen.endswith("cat 0%, dog 100%")
 
 

@@ -16,7 +16,7 @@ from dev.stages import DevError, say
 NEEDS = ("archive",)  # further sections of pins.ini
 LARGEST = 25e6  # bytes
 ZIP = "import sys; from comfy_cli.file_utils import zip_files; zip_files(sys.argv[1])"
-FOLDERS = (PACK_NAME, "ComfyUI-UnGuide")  # as the Manager names it, and as a clone may be named
+FOLDERS = (PACK_NAME, "ComfyUI-UnGuide-1.0.0")  # as the Manager names it, and as GitHub's archive unpacks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
