@@ -70,16 +70,14 @@ def set_up(with_host: bool) -> None:
     stages.LOG.unlink(missing_ok=True)
     clear_scratch()
     try:
-        pins = read_pins()
         env = {**os.environ, "TMPDIR": str(SCRATCH), "TEMP": str(SCRATCH), "TMP": str(SCRATCH)}
         make_venv(env)
         if with_host and not finished(HOST):
-            hostfiles.install(pins["host"], HOST, SCRATCH, pip(), env, stamp=(STAMP, fingerprint()))
+            hostfiles.install(read_pins()["host"], HOST, SCRATCH, pip(), env, stamp=(STAMP, fingerprint()))
         if not finished(VENV):
             (VENV / STAMP).unlink(missing_ok=True)
-            wanted = [f"{name}=={version}" for name, version in pins["packages"].items()]
-            options = ["--only-binary", ":all:", "--progress-bar", "off"]
-            stages.run("installing torch and the other packages", [*pip(), "install", *options, *wanted], env)
+            asked = ["install", "--only-binary", ":all:", "--progress-bar", "off", *pinned("packages")]
+            stages.run("installing torch and the other packages", [*pip(), *asked], env)
             write_stamp(VENV)
     finally:
         shutil.rmtree(SCRATCH, ignore_errors=True)
@@ -91,10 +89,8 @@ def add_packages(section: str) -> None:
     if finished(VENV, section):
         return
     with lock():
-        pins = read_pins()
-        wanted = [f"{name}=={version}" for name, version in pins[section].items()]
-        options = ["--no-deps", "--progress-bar", "off"]
-        stages.run(f"installing what the {section} needs", [*pip(), "install", *options, *wanted], os.environ)
+        asked = ["install", "--no-deps", "--progress-bar", "off", *pinned(section)]
+        stages.run(f"installing what the {section} needs", [*pip(), *asked], os.environ)
         write_stamp(VENV, section)
 
 
@@ -103,6 +99,11 @@ def read_pins() -> configparser.ConfigParser:
     pins = configparser.ConfigParser()
     pins.read(PINS, encoding="utf-8")
     return pins
+
+
+def pinned(section: str) -> list[str]:
+    """The packages of a section of `pins.ini`, as pip is asked for them."""
+    return [f"{name}=={version}" for name, version in read_pins()[section].items()]
 
 
 def pip() -> list[str]:

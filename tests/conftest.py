@@ -4,9 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as properties
 
 # tiny models: more threads wait for each other, and results round by their number; for servers and sweeps as well
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,10 +19,9 @@ from dev.inprocess import start_scratch_host  # noqa: E402
 from dev.server import HostServer  # noqa: E402
 
 # no test with a clock: a slow machine is no fault; and a test may use one folder for all examples
-properties.register_profile(
-    "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
-properties.load_profile("ours")
+unneeded = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
+hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=unneeded)
+hypothesis.settings.load_profile("ours")
 
 if not (HOST / "main.py").is_file():
     pytest.exit(f"No ComfyUI in {HOST}: run `python dev test`, which sets one up.", returncode=2)

@@ -57,9 +57,8 @@ def test_a_python_without_wheels(version):
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_every_pin_has_a_wheel_for_every_python(tmp_path, version):
-    pins = environment.read_pins()
-    sections = set(pins.sections()) - {"host", "recipe"}  # the recipe's are for 3.11 and later
-    wanted = {f"{name}=={pinned}" for section in sections for name, pinned in pins[section].items()}
+    sections = set(environment.read_pins().sections()) - {"host", "recipe"}  # the recipe's are for 3.11 and later
+    wanted = {package for section in sections for package in environment.pinned(section)}
     asked = ["install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(tmp_path)]
     wheels = ["--only-binary", ":all:", "--python-version", version, *sorted(wanted)]
     done = subprocess.run([*environment.pip(), *asked, *wheels], capture_output=True, text=True, timeout=250)
