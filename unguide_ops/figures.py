@@ -43,9 +43,9 @@ def loss_curve(history: Sequence, goal: float) -> torch.Tensor:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yscale("log", nonpositive="mask")
-    for level, what in ((1.0, "reference"), (goal, "goal")):
+    for x, level, what, side in ((0, 1.0, "reference", "left"), (1, goal, "goal", "right")):  # one line where g is 0
         axes[2].axhline(level, color=CONTROL, linewidth=1, linestyle="--")
-        axes[2].annotate(what, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        axes[2].annotate(what, (x, level), xycoords=("axes fraction", "data"), ha=side, va="bottom", fontsize=9)
     axes[2].set_xlabel("iteration")
     return to_image(figure)
 
