@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from dev.client import free, interrupt, run_graph
+from dev.client import free, run_graph
 from dev.reliability import graphs, serving
 from dev.reliability.graphs import CAT, DOG, Scene
 from dev.server import request
@@ -27,7 +27,8 @@ BLOCK = 3 * ((graphs.own_sampler, CAT),) + ((graphs.own_sampler, DOG), (graphs.a
          (graphs.two_concepts, DOG), (graphs.probe, CAT), (graphs.probe, DOG), (graphs.calibrate, CAT),
          (graphs.calibrate, DOG), (graphs.train, CAT))  # fmt: skip
 """What comes in random order, and a plain graph before each three of it."""
-DELETED, INTERRUPTED = 0.1, 0.1  # of the prompts, while they wait and while they run
+FATES = {"deleted": 0.1, "interrupted": 0.1, "": 0.8}  # how many of the prompts
+AHEAD = 3  # an order is deleted so many before its turn, or more: the server does not wait for it
 PATIENCE = 300.0  # seconds without a finished prompt, until the queue counts as stuck
 CLIENTS = 2
 
@@ -39,8 +40,10 @@ class Order:
     draw: Callable[[Scene], None]
     prompt: str
     run: int
-    fate: str  # "", DELETED or INTERRUPTED, as it was chosen
-    id: str = ""
+    fate: str = ""  # "", "deleted" while it waits or "interrupted" while it runs, as it was chosen
+    at: int = 0  # deleted when the so manieth order starts, interrupted at the so manieth message about it
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    heard: int = 0  # messages about it
     ended: str = ""
     why: str = ""
     results: list = field(default_factory=list)
@@ -64,10 +67,11 @@ def orders(number: int, seed: int) -> list[Order]:
         block = chance.sample(BLOCK, len(BLOCK))
         for start in range(0, len(block), 3):
             drawn += [(graphs.plain, DOG), *block[start : start + 3]]
-    fates = ("deleted", "interrupted", "")
-    shares = (DELETED, INTERRUPTED, 1 - DELETED - INTERRUPTED)
-    return [Order(draw, prompt, run, chance.choices(fates, shares)[0])
-            for run, (draw, prompt) in enumerate(drawn[:number], 1)]  # fmt: skip
+    asked = [Order(draw, prompt, run) for run, (draw, prompt) in enumerate(drawn[:number], 1)]
+    for it in asked:
+        (it.fate,) = chance.choices(list(FATES), list(FATES.values()))
+        it.at = chance.randint(1, max(1, it.run - AHEAD) if it.fate == "deleted" else 5)
+    return asked
 
 
 def measure(serve: Callable[[], AbstractContextManager[str]], number: int = 200, seed: int = 0) -> dict:
@@ -78,7 +82,7 @@ def measure(serve: Callable[[], AbstractContextManager[str]], number: int = 200,
         expected = {name: result_alone(url, it) for name, it in alone.items()}
     with serve() as url:
         began = time.monotonic()
-        asyncio.run(everything(url, asked, random.Random(seed)))
+        asyncio.run(everything(url, asked))
         seconds = time.monotonic() - began
         held = {it["prompt"]: it for it in serving.held_after_prompts(url)}
         for it in asked:
@@ -107,7 +111,7 @@ def result_alone(url: str, order: Order) -> list:
     return graphs.results(url, order.graph, run_graph(url, order.graph))
 
 
-async def everything(url: str, asked: list[Order], chance: random.Random) -> None:
+async def everything(url: str, asked: list[Order]) -> None:
     """Queue all, cancel some, and wait until none is left, or nothing has ended for PATIENCE seconds."""
     import aiohttp
 
@@ -116,38 +120,42 @@ async def everything(url: str, asked: list[Order], chance: random.Random) -> Non
         for name in names:
             connected = session.ws_connect(f"{url}/ws?clientId={name}", max_msg_size=0)
             socket = await open_sockets.enter_async_context(connected)
-            open_sockets.callback(asyncio.create_task(listen(socket)).cancel)
+            open_sockets.callback(asyncio.create_task(heed(socket, session, url, asked)).cancel)
         await asyncio.gather(*(fill(session, url, asked[i::CLIENTS], name) for i, name in enumerate(names)))
         last, left = time.monotonic(), len(asked)
         while left and time.monotonic() - last < PATIENCE:
-            running, waiting = await asyncio.to_thread(queue, url)
-            if len(running) + len(waiting) < left:
-                last, left = time.monotonic(), len(running) + len(waiting)
-            for it in chance.sample(asked, len(asked)):
-                if it.fate == "deleted" and it.id in waiting and chance.random() < 0.05:
-                    await asyncio.to_thread(request, f"{url}/queue", {"delete": [it.id]})
-                if it.fate == "interrupted" and it.id in running:
-                    await asyncio.to_thread(interrupt, url, it.id)
-            await asyncio.sleep(0.1 + 0.4 * chance.random())
+            async with session.get(f"{url}/prompt") as answer:
+                now = (await answer.json())["exec_info"]["queue_remaining"]
+            if now < left:
+                last, left = time.monotonic(), now
+            await asyncio.sleep(0.2)
 
 
-async def listen(socket: Any) -> None:
-    """Take in what the server sends, as a page does."""
-    async for _ in socket:
-        pass
+async def heed(socket: Any, session: Any, url: str, asked: list[Order]) -> None:
+    """Take in what the server sends, as a page does, and cancel each order when its moment has come."""
+    known = {it.id: it for it in asked}
+    async for message in socket:
+        event = json.loads(message.data) if isinstance(message.data, str) else {"type": "a picture", "data": {}}
+        if (about := known.get(event["data"].get("prompt_id"))) is None:
+            continue
+        about.heard += 1
+        if about.fate == "interrupted" and about.heard == about.at:
+            await tell(session, f"{url}/interrupt", {"prompt_id": about.id})
+        if event["type"] == "execution_start":
+            due = [it.id for it in asked if it.fate == "deleted" and it.at <= about.run]
+            await tell(session, f"{url}/queue", {"delete": due})
 
 
 async def fill(session: Any, url: str, its: list[Order], client: str) -> None:
     """Queue a client's orders."""
     for it in its:
-        async with session.post(f"{url}/prompt", json={"prompt": it.graph, "client_id": client}) as answer:
-            it.id = (await answer.json())["prompt_id"]
+        await tell(session, f"{url}/prompt", {"prompt": it.graph, "prompt_id": it.id, "client_id": client})
 
 
-def queue(url: str) -> tuple[set[str], set[str]]:
-    """The prompts that run, and those that wait."""
-    found = json.loads(request(f"{url}/queue"))
-    return tuple({item[1] for item in found[f"queue_{which}"]} for which in ("running", "pending"))  # type: ignore[return-value]
+async def tell(session: Any, url: str, what: dict) -> None:
+    """Send it to the server, which must take it."""
+    async with session.post(url, json=what) as answer:
+        answer.raise_for_status()
 
 
 def look(url: str, it: Order) -> None:
