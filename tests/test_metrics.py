@@ -437,3 +437,4 @@ def test_the_chart_holds_any_shape_and_says_what_it_leaves_out():
     for number, height, width in ((1, 8, 200), (65, 64, 64)):
         chart = answers_chart(pictures(number, height, width), [reading] * number, "cat", ["long " * 50, "a title"])
         assert chart.shape[0] == 1 and chart.shape[1] < 1800 and 400 < chart.shape[2] < 1400
+    assert answers_chart(pictures(1), [reading], "cat", ["a photo of the cat"]).shape[2] < 250  # no empty half

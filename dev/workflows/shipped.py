@@ -189,7 +189,8 @@ def batch_from_a_list(canvas: Canvas) -> None:
     steered = canvas.add("UnGuidanceKSampler", 2, tall=SAMPLER, model=demo[0], lora=lora[0], **its)
     pictures = canvas.add("VAEDecode", 3, samples=steered[0], vae=demo[2])[0]
     canvas.add("SaveImage", 3, "Each row, under its own name", images=pictures, filename_prefix=rows[4])
-    canvas.add("UnGuideEvaluate", 4, "What they show", tall=600, images=pictures, prompt=rows[0], expected="cat")
+    canvas.add("UnGuideEvaluate", 4, "What they show", tall=600, images=pictures, prompt=rows[0], expected="cat",
+               classes="cat\ndog\nhorse\nfrog\nbird\ndeer\nmushroom")  # fmt: skip
     canvas.group("1  Model, LoRA, list", 1, 1, BLUE)
     canvas.group("2  Each row", 2, 2, VIOLET)
     canvas.group("3  Keep, and look", 3, 4, GREEN)

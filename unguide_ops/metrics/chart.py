@@ -13,6 +13,7 @@ from .pictures import as_bytes
 
 MOST, ACROSS = 64, 8  # pictures shown, and in a row
 SIDE, TEXT, GAP = 1.5, 0.42, 0.12  # inches
+LETTERS = 13  # of the heading, in an inch
 
 
 def answers_chart(
@@ -25,7 +26,7 @@ def answers_chart(
     shown = as_bytes(pictures[:MOST])
     columns = min(len(shown), ACROSS)
     rows = math.ceil(len(shown) / columns)
-    width = max(columns * (SIDE + GAP) + GAP, 4.5)
+    width = max(columns * (SIDE + GAP) + GAP, min(4.5, max(map(len, heading)) / LETTERS + 2 * GAP))
     head = 0.1 + 0.2 * len(heading)
     height = head + rows * (SIDE + TEXT + GAP) + GAP
     figure = Figure(figsize=(width, height), dpi=100)
@@ -35,7 +36,9 @@ def answers_chart(
     if len(pictures) > len(shown):
         heading = [*heading[:-1], f"{heading[-1]} (here are the first {len(shown)})"]
     for line, text in enumerate(heading):
-        axis.text(GAP, 0.18 + 0.2 * line, _short(text, int(13 * width)), fontsize=10, va="center", parse_math=False)
+        axis.text(
+            GAP, 0.18 + 0.2 * line, _short(text, int(LETTERS * width)), fontsize=10, va="center", parse_math=False
+        )
     for place, (picture, reading) in enumerate(zip(shown, readings, strict=False)):
         left = GAP + place % columns * (SIDE + GAP)
         top = head + 0.05 + place // columns * (SIDE + TEXT + GAP)
