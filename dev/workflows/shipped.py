@@ -68,7 +68,7 @@ def forget_from_your_checkpoint(canvas: Canvas) -> None:
     loaded = canvas.add("CheckpointLoaderSimple", 1, ckpt_name=CHECKPOINT, models=[CHECKPOINT_FILE])
     concept = canvas.add(
         "UnGuideConcept", 1, clip=loaded[1], preset="custom", target="a photo of a cat",
-        reference="a photo of a garden", synonyms="a photo of a kitten\na photo of a feline", tall=440,
+        reference="a photo of a mushroom", synonyms="a photo of a kitten\na photo of a feline", tall=440,
     )  # fmt: skip
     trained = canvas.add("UnGuideTrainLoRA", 2, "Before and after", tall=TRAINER, model=loaded[0], concept=concept[0],
                          vae=loaded[2])  # fmt: skip
