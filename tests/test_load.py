@@ -23,7 +23,8 @@ def test_twenty_prompts_of_two_clients_some_cancelled(url):
     figures = found["figures"]
     assert found["findings"] == [] and figures["drifted_outputs"] == 0 and figures["stuck_prompts"] == 0
     # with this seed three are deleted long before their turn; a cancel of one of the four that run may come too late
-    assert figures["cancelled_prompts"] >= 3 and figures["finished_prompts"] + figures["cancelled_prompts"] == 20
+    assert figures["finished_prompts"] >= 12 and figures["cancelled_prompts"] >= 3
+    assert figures["finished_prompts"] + figures["cancelled_prompts"] == 20
     assert figures["tensor_growth_ratio"] <= 1.02 and figures["memory_growth_ratio"] < 1.1
 
 

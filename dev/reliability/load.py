@@ -11,13 +11,14 @@ import json
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from dev.client import free, run_graph
+from dev.client import free, interrupt, run_graph
 from dev.reliability import graphs, serving
 from dev.reliability.graphs import CAT, DOG, Scene
 from dev.server import request
@@ -29,6 +30,7 @@ BLOCK = 3 * ((graphs.own_sampler, CAT),) + ((graphs.own_sampler, DOG), (graphs.a
 """What comes in random order, and a plain graph before each three of it."""
 FATES = {"deleted": 0.1, "interrupted": 0.1, "": 0.8}  # how many of the prompts
 AHEAD = 3  # an order is deleted so many before its turn, or more: the server does not wait for it
+MESSAGES = 5  # about a running order, until it is interrupted at the latest
 PATIENCE = 300.0  # seconds without a finished prompt, until the queue counts as stuck
 CLIENTS = 2
 
@@ -40,10 +42,9 @@ class Order:
     draw: Callable[[Scene], None]
     prompt: str
     run: int
-    fate: str = ""  # "", "deleted" while it waits or "interrupted" while it runs, as it was chosen
-    at: int = 0  # deleted when the so manieth order starts, interrupted at the so manieth message about it
+    fate: str  # "", "deleted" while it waits or "interrupted" while it runs, as it was chosen
+    at: int  # deleted when the order of this number starts, interrupted at the message of this number about it
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    heard: int = 0  # messages about it
     ended: str = ""
     why: str = ""
     results: list = field(default_factory=list)
@@ -67,10 +68,11 @@ def orders(number: int, seed: int) -> list[Order]:
         block = chance.sample(BLOCK, len(BLOCK))
         for start in range(0, len(block), 3):
             drawn += [(graphs.plain, DOG), *block[start : start + 3]]
-    asked = [Order(draw, prompt, run) for run, (draw, prompt) in enumerate(drawn[:number], 1)]
-    for it in asked:
-        (it.fate,) = chance.choices(list(FATES), list(FATES.values()))
-        it.at = chance.randint(1, max(1, it.run - AHEAD) if it.fate == "deleted" else 5)
+    asked = []
+    for run, (draw, prompt) in enumerate(drawn[:number], 1):
+        (fate,) = chance.choices(list(FATES), list(FATES.values()))
+        latest = max(1, run - AHEAD) if fate == "deleted" else MESSAGES
+        asked.append(Order(draw, prompt, run, fate, chance.randint(1, latest)))
     return asked
 
 
@@ -120,42 +122,37 @@ async def everything(url: str, asked: list[Order]) -> None:
         for name in names:
             connected = session.ws_connect(f"{url}/ws?clientId={name}", max_msg_size=0)
             socket = await open_sockets.enter_async_context(connected)
-            open_sockets.callback(asyncio.create_task(heed(socket, session, url, asked)).cancel)
-        await asyncio.gather(*(fill(session, url, asked[i::CLIENTS], name) for i, name in enumerate(names)))
+            open_sockets.callback(asyncio.create_task(heed(socket, url, asked)).cancel)
+        await asyncio.gather(*(asyncio.to_thread(fill, url, asked[i::CLIENTS], name) for i, name in enumerate(names)))
         last, left = time.monotonic(), len(asked)
         while left and time.monotonic() - last < PATIENCE:
-            async with session.get(f"{url}/prompt") as answer:
-                now = (await answer.json())["exec_info"]["queue_remaining"]
+            now = json.loads(await asyncio.to_thread(request, f"{url}/prompt"))["exec_info"]["queue_remaining"]
             if now < left:
                 last, left = time.monotonic(), now
             await asyncio.sleep(0.2)
 
 
-async def heed(socket: Any, session: Any, url: str, asked: list[Order]) -> None:
+async def heed(socket: Any, url: str, asked: list[Order]) -> None:
     """Take in what the server sends, as a page does, and cancel each order when its moment has come."""
-    known = {it.id: it for it in asked}
+    known, heard = {it.id: it for it in asked}, Counter[str]()
     async for message in socket:
-        event = json.loads(message.data) if isinstance(message.data, str) else {"type": "a picture", "data": {}}
+        if not isinstance(message.data, str):
+            continue
+        event = json.loads(message.data)
         if (about := known.get(event["data"].get("prompt_id"))) is None:
             continue
-        about.heard += 1
-        if about.fate == "interrupted" and about.heard == about.at:
-            await tell(session, f"{url}/interrupt", {"prompt_id": about.id})
-        if event["type"] == "execution_start":
+        heard[about.id] += 1
+        if about.fate == "interrupted" and heard[about.id] == about.at:
+            await asyncio.to_thread(interrupt, url, about.id)
+        if event["type"] == "execution_start":  # what was due before as well: it may not have been queued yet
             due = [it.id for it in asked if it.fate == "deleted" and it.at <= about.run]
-            await tell(session, f"{url}/queue", {"delete": due})
+            await asyncio.to_thread(request, f"{url}/queue", {"delete": due})
 
 
-async def fill(session: Any, url: str, its: list[Order], client: str) -> None:
+def fill(url: str, its: list[Order], client: str) -> None:
     """Queue a client's orders."""
     for it in its:
-        await tell(session, f"{url}/prompt", {"prompt": it.graph, "prompt_id": it.id, "client_id": client})
-
-
-async def tell(session: Any, url: str, what: dict) -> None:
-    """Send it to the server, which must take it."""
-    async with session.post(url, json=what) as answer:
-        answer.raise_for_status()
+        request(f"{url}/prompt", {"prompt": it.graph, "prompt_id": it.id, "client_id": client})
 
 
 def look(url: str, it: Order) -> None:

@@ -36,9 +36,8 @@ def answers_chart(
     if len(pictures) > len(shown):
         heading = [*heading[:-1], f"{heading[-1]} (here are the first {len(shown)})"]
     for line, text in enumerate(heading):
-        axis.text(
-            GAP, 0.18 + 0.2 * line, _short(text, int(LETTERS * width)), fontsize=10, va="center", parse_math=False
-        )
+        text = _short(text, int(LETTERS * width))
+        axis.text(GAP, 0.18 + 0.2 * line, text, fontsize=10, va="center", parse_math=False)
     for place, (picture, reading) in enumerate(zip(shown, readings, strict=False)):
         left = GAP + place % columns * (SIDE + GAP)
         top = head + 0.05 + place // columns * (SIDE + TEXT + GAP)
