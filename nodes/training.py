@@ -193,7 +193,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
             lora.preview = grid[0].float().cpu()
         done = trained.report()
         words = f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}"
-        host.say_on_node("\n".join(it for it in (words, trained.warning, problem) if it))
+        host.say_on_node("\n".join(it for it in (words, *trained.warnings, problem) if it))
         rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}
         report = json.dumps({"preset": preset, **done, **rest}, indent=1)
         return io.NodeOutput(lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))

@@ -231,7 +231,7 @@ def test_predictions_are_x0_and_rows_may_differ_in_prompt_and_noise_level(look):
 
 
 def test_attention_can_be_replaced_by_torch_s_own(look):
-    """live._make_differentiable: `optimized_attention_override` gets a function beside `attention_pytorch`."""
+    """autograd.differentiable: `optimized_attention_override` gets a function beside `attention_pytorch`."""
     asked = []
 
     def override(attention, *args, **kwargs):

@@ -1,9 +1,12 @@
 """Training on the real model: it learns, it moves only the LoRA, it can be repeated, resumed and stopped."""
 
 import dataclasses
+import inspect
 import json
+import os
 
 import comfy.model_management
+import comfy.patcher_extension
 import pytest
 import torch
 from diffusers_terms import ddim_in_diffusers_terms
@@ -11,7 +14,7 @@ from real_host import REPOSITORY
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import checkpointing, files, host, settings, training
 from unguide.unguide_ops.branch import Branch
-from unguide.unguide_ops.concept import NEUTRAL
+from unguide.unguide_ops.concept import NEUTRAL, Concept, EncodedConcept
 from unguide.unguide_ops.lessons import lessons_at, trajectory
 from unguide.unguide_ops.lora import ConceptLoRA
 from unguide.unguide_ops.objective import row_losses
@@ -19,6 +22,7 @@ from unguide.unguide_ops.settings import TrainingSettings
 from unguide.unguide_ops.training import train
 
 from dev.bench.two_copies import relative_error
+from dev.families.tiny import TINY
 
 SHORT = TrainingSettings(iterations=3, rank=2, steps=5, width=64, height=64, reuse=2, batch_size=2)
 
@@ -258,7 +262,138 @@ def test_the_latents_trained_on_are_those_of_ddim(model, clip, concept):
 def test_few_rows_at_once_give_the_same_gradients(model, concept, monkeypatch):
     slow = short(optimizer="SGD", learning_rate=0.1)  # Adam makes much of rounding where a gradient is nearly 0
     at_once = train(model, concept, slow).lora.pairs
-    monkeypatch.setattr(host, "rows_to_train", lambda *args: 3)
+    monkeypatch.setattr(host.TrainingMemory, "of", lambda *args: host.TrainingMemory(3, False))
     in_parts = train(model, concept, slow).lora.pairs
     for name, pair in at_once.items():
         torch.testing.assert_close(in_parts[name].up, pair.up, rtol=1e-3, atol=1e-6)
+
+
+class SmallCard:
+    """A wrapper for APPLY_MODEL that runs out of memory beyond so many rows, fewer if activations are kept."""
+
+    def __init__(self, kept, checkpointed):
+        self.kept, self.checkpointed, self.refused = kept, checkpointed, 0
+
+    def on(self, model):
+        clone = model.clone()
+        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "small card", self.around_forward)
+        return clone
+
+    def around_forward(self, executor, x, *args, **kwargs):
+        blocks = list(checkpointing.blocks(executor.class_obj.diffusion_model))
+        keeps = torch.is_grad_enabled() and not self.twice(blocks[-1])
+        if len(x) > (self.kept if keeps else self.checkpointed):
+            self.refused += 1
+            raise host.OutOfMemory("CUDA out of memory.")
+        return executor(x, *args, **kwargs)
+
+    @staticmethod
+    def twice(block):
+        """Whether the block is checkpointed now: then its result has torch's hook for it."""
+        wrapper = vars(block).get("forward")
+        return wrapper is not None and inspect.getclosurevars(wrapper).nonlocals["enabled"]()
+
+
+@pytest.mark.parametrize(
+    ("kept", "checkpointed", "rows", "twice"), [(8, 8, 4, False), (1, 9, 1, False), (0, 2, 1, True)]
+)
+def test_out_of_memory_is_answered_with_fewer_rows_then_with_checkpointing(
+    model, concept, kept, checkpointed, rows, twice
+):
+    slow = short(optimizer="SGD", learning_rate=0.1)
+    plain = train(model, concept, slow).lora.pairs
+    card = SmallCard(kept, checkpointed)
+    trained = train(card.on(model), concept, slow)
+    assert card.refused == 0 if kept == 8 else card.refused
+    assert (trained.computed["rows_at_once"], trained.computed["checkpointing"]) == (rows, twice)
+    for name, pair in trained.lora.pairs.items():
+        torch.testing.assert_close(pair.up, plain[name].up, rtol=1e-3, atol=1e-6)
+
+
+def test_a_card_on_which_not_one_row_fits_says_so_and_leaves_the_model_as_it_was(model, concept, sample):
+    picture = sample(model)
+    with pytest.raises(host.OutOfMemory):
+        train(SmallCard(0, 0).on(model), concept, SHORT)
+    assert torch.equal(sample(model), picture)
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "rows", "twice"), [(80, 8, False), (18, 2, False), (6.5, 4, True), (1, 1, True), (0, 1, True)]
+)
+def test_rows_and_checkpointing_follow_from_the_free_memory(model, monkeypatch, free_gib, rows, twice):
+    """A row as SDXL's at 1024 pixels; free is what is left beside its weights on cards of 90, 24, 12, 6 and 4 GiB."""
+    monkeypatch.setattr(model.model, "memory_required", lambda shape: 0.256 * 2**30 * shape[0])
+    free = free_gib * 2**30
+    monkeypatch.setattr(
+        comfy.model_management,
+        "get_free_memory",
+        lambda dev=None, torch_free_too=False: (free, 0) if torch_free_too else free,
+    )
+    chosen = host.TrainingMemory.of(model, host.empty_latent(model, 64, 64), 8, False)
+    assert (chosen.rows, chosen.checkpointing) == (rows, twice)
+
+
+def test_a_kernel_that_cannot_repeat_is_taken_where_there_is_no_other_and_the_report_says_so(model, concept, caplog):
+    def around_forward(executor, x, *args, **kwargs):
+        if torch.is_grad_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError("some_backward_cuda does not have a deterministic implementation")
+        return executor(x, *args, **kwargs)
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "no other kernel", around_forward)
+    assert train(model, concept, SHORT).report()["repeatable"]
+    assert not train(clone, concept, SHORT).report()["repeatable"]
+    assert "some_backward_cuda" in caplog.text
+    assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def test_a_model_that_predicts_nan_by_itself_is_not_blamed_on_the_learning_rate(model, concept):
+    def around_forward(executor, x, *args, **kwargs):
+        return executor(x, *args, **kwargs) * float("nan")
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "broken", around_forward)
+    with pytest.raises(FloatingPointError, match="The model itself predicts NaN"):
+        train(clone, concept, SHORT)
+
+
+def test_gradients_that_overflow_half_precision_are_told(concept):
+    model, *_ = load_demo_model()
+    model.model.diffusion_model.to(torch.float16).dtype = torch.float16
+    overflowing = torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=10**6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.amp, "GradScaler", lambda *args, **kwargs: overflowing)
+        with pytest.raises(FloatingPointError, match="Nothing was learnt.*bf16 or fp32"):
+            train(model, concept, SHORT)
+
+
+def as_loaded(model):
+    pass
+
+
+def as_moved_outside_inference_mode(model):
+    """What `Module.to` another device does: seen on a GPU when the trainer is the first to load a checkpoint."""
+    with torch.inference_mode(False):
+        for it in (*model.parameters(), *model.buffers()):
+            it.data = it.data.clone()
+
+
+def as_moved_inside_inference_mode(model):
+    for it in (*model.parameters(), *model.buffers()):
+        it.data = it.data.clone()
+
+
+@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("moved", [as_loaded, as_moved_outside_inference_mode, as_moved_inside_inference_mode])
+def test_weights_may_have_been_made_and_moved_in_any_mode(concept, sample, inference, moved):
+    with torch.inference_mode(inference):
+        tiny = next(it for it in TINY if it.name == "SD 1.x").model()
+    tiny.model.requires_grad_(not inference)
+    moved(tiny.model)
+    weights = {name: (it, it.data_ptr()) for name, it in tiny.model.named_parameters()}
+    encoded = EncodedConcept.of(Concept(target="a", reference="b", preserve=("c", "d")), TINY[0].prompt)
+    twice = [train(tiny, encoded, SHORT).lora for _ in range(2)]
+    assert not twice[0].is_zero
+    assert all(torch.equal(pair.up, twice[1].pairs[name].up) for name, pair in twice[0].pairs.items())
+    for name, it in tiny.model.named_parameters():  # the very same objects, on the very same memory
+        assert it is weights[name][0] and it.data_ptr() == weights[name][1] and it.grad is None

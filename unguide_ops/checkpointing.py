@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -16,12 +16,12 @@ CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
 
 
 @contextmanager
-def checkpointed(model: torch.nn.Module, branch: Branch, enabled: bool = True) -> Iterator[None]:
-    """Checkpoint every block of `model` for the duration, where gradients are wanted.
+def checkpointed(model: torch.nn.Module, branch: Branch, enabled: Callable[[], bool]) -> Iterator[None]:
+    """Checkpoint every block of `model` for the duration, where gradients are wanted, whenever `enabled()`.
 
     The second computation happens in `backward`, when the branch may be off: it is switched as it was in the first.
     """
-    with wrapped((block, partial(_checkpointed, branch)) for block in blocks(model) if enabled):
+    with wrapped((block, partial(_checkpointed, branch, enabled)) for block in blocks(model)):
         yield
 
 
@@ -34,9 +34,9 @@ def blocks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
             yield child
 
 
-def _checkpointed(branch: Branch, forward):
+def _checkpointed(branch: Branch, enabled: Callable[[], bool], forward):
     def compute_twice(*args, **kwargs):
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() and enabled()):
             return forward(*args, **kwargs)
         again = branch.on if branch.is_on else nullcontext
 

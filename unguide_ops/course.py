@@ -30,18 +30,20 @@ class Course:
     latent: torch.Tensor  # zeros [1, ...]
     generator: torch.Generator
     watch: host.Watch
-    rows: int  # that may be predicted with gradients at once
+    memory: host.TrainingMemory
 
     def __iter__(self) -> Iterator[Lessons]:
         """Endless batches: each trajectory serves `reuse` iterations, `batch_size` of its latents at a time."""
         settings, concept = self.settings, self.concept.concept
         turns = itertools.cycle(settings.erased(concept))
-        g, rows = settings.negative_guidance, max(2, self.rows)
+        g = settings.negative_guidance
         while True:
             latents, sigmas = self.new_latents()
             asked = list(itertools.islice(turns, len(latents)))
             kept = [self.some_retained() for _ in latents]
-            lessons = lessons_at(self.live, latents, sigmas, asked, kept, concept.reference, g, rows)
+            lessons = lessons_at(
+                self.live, latents, sigmas, asked, kept, concept.reference, g, max(2, self.memory.rows)
+            )
             order = itertools.chain.from_iterable(self.shuffled(len(latents)) for _ in itertools.count())
             for _ in range(settings.reuse):
                 yield lessons.at(list(itertools.islice(order, settings.batch_size)))

@@ -35,6 +35,7 @@ class Monitor:
 
     def __init__(self) -> None:
         self.history: list[Losses] = []
+        self.overflows = 0  # iterations whose gradients did not fit into half precision, and taught nothing
         self._changes: deque = deque(maxlen=WINDOW)  # (relative changes [N], which of them erase [N]) by iteration
 
     def see(self, lessons: Lessons, predicted: torch.Tensor, losses: torch.Tensor) -> None:
@@ -64,7 +65,8 @@ class Monitor:
     def words(self) -> str:
         """The last iteration in words."""
         now = self.history[-1]
-        return f"loss {now.erasing:.4f}, retain {now.retain:.5f}, erasure {now.erasure:.2f}"
+        lost = f", {self.overflows} iterations lost to overflow" if self.overflows else ""
+        return f"loss {now.erasing:.4f}, retain {now.retain:.5f}, erasure {now.erasure:.2f}{lost}"
 
     def is_done(self) -> bool:
         """Whether over a whole window the target is gone and the LoRA's change tells it from what is retained."""

@@ -49,6 +49,11 @@ class TrainingSettings:
         """The prompts to erase, the target first."""
         return concept.erased if self.train_synonyms else concept.erased[:1]
 
+    @property
+    def lessons(self) -> int:
+        """How many rows of a batch an iteration learns from, at most."""
+        return self.batch_size * (1 + (self.retain_prompts if self.retain_weight else 0))
+
     def new_optimizer(self, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
         """One of torch's own. Raises ValueError for a name that is not in OPTIMIZERS."""
         if self.optimizer not in OPTIMIZERS:

@@ -117,7 +117,8 @@ def run(case: str) -> float:
         else:
             concept = EncodedConcept.of(Concept(target="a", reference="b", preserve=("c", "d")), encode)
             free = {"width": SIZE, "height": SIZE, "checkpointing": case != "training"}
-            host.rows_to_train = lambda *_: 1  # the least memory, whatever this machine has
+            least = host.TrainingMemory(1, case != "training")  # whatever this machine has
+            host.TrainingMemory.of = lambda *_: least
             short = dataclasses.replace(preset("object", **free), iterations=2, steps=2, reuse=2, batch_size=1)
             train(model, concept, short)
         return peak_mib(device, empty)

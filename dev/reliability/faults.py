@@ -31,7 +31,7 @@ from dev.reliability.stage import (
     two_concepts,
     whole_weights,
 )
-from dev.reliability.traps import BROKEN, END, ERROR, FULL, INTERRUPT, MEMORY, Trap
+from dev.reliability.traps import BROKEN, END, ERROR, FULL, INTERRUPT, MEMORY, SHORT, Trap
 
 ANY = (INTERRUPT, ERROR, MEMORY, END)
 REALLY = "really"  # no trap, but the thing itself
@@ -79,12 +79,15 @@ PHASES = (
     TRAIN("training, as it is calibrated", after=FINISH, at=4, faults=(INTERRUPT, MEMORY), keeps=True),
     TRAIN("training, as its grid is drawn", after="nodes.training:showcase", at=4, faults=(INTERRUPT, MEMORY),
           keeps=True),
+    TRAIN("training, in a later backward", place="gradient", at=2, faults=(SHORT,), survives=True),
+    TRAIN("training, as it is calibrated", after=FINISH, at=4, faults=(SHORT,), survives=True),
     TRAIN("training, as its curve is drawn", place="unguide_ops.figures:loss_curve", faults=(ERROR,), hangs=False,
           keeps=True),
     TRAIN("training, ended on a full disk", place="optimizer", at=2, faults=(INTERRUPT, ERROR),
           around=lambda it: traps.full(it.loras / KEPT)),
     Phase("probing, as the base predicts", probing, at=1, faults=(INTERRUPT, ERROR)),
     Phase("probing, as the LoRA predicts", probing, at=3, faults=ANY),
+    Phase("probing, as the LoRA predicts", probing, at=3, faults=(SHORT,), survives=True),
     Phase("probing, as it shows progress", probing, "progress", at=2, faults=(INTERRUPT, ERROR), hangs=False),
     Phase("calibrating, as the LoRA predicts", calibrating, at=3, faults=(MEMORY, END)),
     Phase("calibrating, in a later step", calibrating, at=7, faults=(INTERRUPT, ERROR)),

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 INTERRUPT, ERROR, MEMORY, END = "interrupt", "error", "out of memory", "end of the process"
+SHORT = "short of memory"  # once: with less at a time it goes on, while MEMORY stays
 FULL, BROKEN, KILL = "full disk", "broken disk", "kill"
 LAYER = "middle_block.1.transformer_blocks.0.attn2.to_k"  # of the embedded model, where concept LoRAs hang
 
@@ -29,6 +30,7 @@ def error_of(fault: str) -> BaseException | None:
     made: dict[str, Callable[[], BaseException]] = {
         ERROR: lambda: TrapError("a trap"),
         MEMORY: lambda: torch.OutOfMemoryError("a trap: out of memory"),
+        SHORT: lambda: torch.OutOfMemoryError("a trap: short of memory"),
         END: lambda: KeyboardInterrupt("a trap"),
         FULL: lambda: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
         BROKEN: lambda: OSError(errno.EIO, os.strerror(errno.EIO)),
@@ -48,9 +50,10 @@ class Trap:
     def visit(self) -> None:
         """Go wrong, if it is time."""
         self.visits += self.armed
-        if self.sprung or not self.armed or self.visits < self.at:
+        again = self.sprung and self.fault != MEMORY
+        if again or not self.armed or self.visits < self.at:
             return
-        self.sprung, self.seen = True, self.look()
+        self.sprung, self.seen = True, self.seen or self.look()
         if self.fault == INTERRUPT:
             import comfy.model_management
 

@@ -13,17 +13,17 @@ from .layers import (
     weight_of,
 )
 from .live import LiveModel, empty_latent, noise_like, session
-from .memory import at_the_device, rows_that_fit, rows_to_train
+from .memory import OutOfMemory, TrainingMemory, at_the_device, rows_that_fit
 from .patching import weight_changes
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
 from .watching import Interrupted, Watch, decoder, say_on_node, voice_of_node
 from .wrappers import Call, EvaluationCounter, Run, RunAgain, steer
 
 __all__ = [
-    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "Run",
-    "RunAgain", "Watch", "at_the_device", "base_model", "cfg_guider", "check_trainable", "clip_files", "clip_path",
-    "decoder", "diffusion_model", "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path",
-    "ksample", "layer_outputs", "lora_files", "lora_path", "new_lora_path", "noise_like", "pack_conditioning",
-    "places", "rows_that_fit", "rows_to_train", "say_on_node", "session", "steer",
-    "unpack_conditioning", "version_of", "voice_of_node", "weight_changes", "weight_of",
+    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel",
+    "OutOfMemory", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model", "cfg_guider",
+    "check_trainable", "clip_files", "clip_path", "decoder", "diffusion_model", "empty_latent", "encode",
+    "file_names", "fingerprint", "input_files", "input_path", "ksample", "layer_outputs", "lora_files",
+    "lora_path", "new_lora_path", "noise_like", "pack_conditioning", "places", "rows_that_fit", "say_on_node",
+    "session", "steer", "unpack_conditioning", "version_of", "voice_of_node", "weight_changes", "weight_of",
 ]  # fmt: skip

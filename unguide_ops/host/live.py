@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
-import comfy.utils
 import torch
 
-from ..forwards import wrapped
+from .autograd import differentiable
 from .conditioning import Conditioning
 from .layers import base_model
+from .memory import OutOfMemory, empty_cache
+
+LOGGER = logging.getLogger("unguide")
 
 
 class LiveModel:
-    """A loaded model and a set of encoded prompts, during one `session`."""
+    """A loaded model and a set of encoded prompts, during one `session`.
 
-    def __init__(self, guider, model_options: dict, device: torch.device):
-        self.device = device
+    `repeatable`: the same computation gives the same result each time, gradients included.
+    """
+
+    def __init__(self, guider, model_options: dict, device: torch.device, repeatable: bool):
+        self.device, self.repeatable = device, repeatable
         self.diffusion_model = guider.inner_model.diffusion_model
         self.dtype = guider.inner_model.manual_cast_dtype or guider.inner_model.get_dtype()
         self.latent_format = guider.inner_model.latent_format
@@ -48,11 +53,21 @@ class LiveModel:
         for its in alike.values():
             for start in range(0, len(its), at_once):
                 rows = its[start : start + at_once]
-                cond = self._joint([self._prompts[prompts[row]][0] for row in rows])
-                found = comfy.samplers.calc_cond_batch(self._model, [[cond]], x[rows], sigmas[rows], self._options)
-                for row, it in zip(rows, found[0], strict=True):
+                for row, it in zip(rows, self._denoised_rows(x, sigmas, prompts, rows), strict=True):
                     denoised[row] = it
         return (x - torch.stack(denoised)) / sigmas.view(-1, *[1] * (x.ndim - 1))
+
+    def _denoised_rows(self, x: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str], rows: list[int]):
+        """x0 of these rows in one forward; in more, where that is too much for the memory and no gradient is wanted."""
+        cond = self._joint([self._prompts[prompts[row]][0] for row in rows])
+        try:
+            return comfy.samplers.calc_cond_batch(self._model, [[cond]], x[rows], sigmas[rows], self._options)[0]
+        except OutOfMemory:
+            if len(rows) == 1 or torch.is_grad_enabled():
+                raise
+        empty_cache()
+        halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        return torch.cat([self._denoised_rows(x, sigmas, prompts, half) for half in halves])
 
     @staticmethod
     def _joint(conds: list[dict]) -> dict:
@@ -88,47 +103,49 @@ def _shapes(cond: dict) -> tuple:
 class _Session(comfy.samplers.Sampler):
     """A 'sampler' that hands the loaded model to a function instead of sampling."""
 
-    def __init__(self, body: Callable[[LiveModel], object], trainable: bool):
-        self.body, self.trainable, self.result = body, trainable, None
+    def __init__(self, body: Callable[[LiveModel], object], trainable: bool, repeatable: bool):
+        self.body, self.trainable, self.repeatable, self.result = body, trainable, repeatable, None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs):
         options = extra_args["model_options"]
         options.pop("multigpu_clones", None)  # newer hosts: the copies on other devices are not ours to change
-        live = LiveModel(model_wrap, options, noise.device)
-        if self.trainable:
-            _make_differentiable(model_wrap.inner_model, options)
-            with _norms_that_keep_their_input(live.diffusion_model), _kernels_with_gradients():
-                self.result = self.body(live)
-        else:
-            self.result = self.body(live)
+        with differentiable(model_wrap, options, self.repeatable) if self.trainable else nullcontext():
+            self.result = self.body(LiveModel(model_wrap, options, noise.device, self.repeatable))
         return noise
 
 
 def session(model, prompts: Mapping[str, Conditioning], latent: torch.Tensor, body, *, trainable=False):
     """Load MODEL as for sampling latents [B, ...], with `prompts` by name, and return `body(LiveModel)`.
 
-    The host makes room, patches weights and cleans up just as for a KSampler. `trainable` leaves inference mode and
-    makes the model one that gradients may pass through; its own weights stay fixed.
+    The host makes room, patches weights and cleans up just as for a KSampler. `trainable` makes the model, for the
+    body, one that gradients may pass through, with the same result each time: where torch has no such kernels for the
+    model, the body is begun a second time without that (see `LiveModel.repeatable`). Its own weights stay fixed.
     """
-    with torch.inference_mode(torch.is_inference_mode_enabled() and not trainable):
-        if trainable:
-            prompts = {name: _without_inference_tensors(c) for name, c in prompts.items()}
-        guider = comfy.samplers.CFGGuider(_as_a_whole(model) if trainable else model)
-        guider.inner_set_conds(prompts)
-        run = _Session(body, trainable)
-        latent = torch.zeros(latent.shape)
-        with torch.no_grad() if not trainable else torch.enable_grad():
-            try:
-                guider.sample(latent, latent, run, torch.tensor([1.0, 0.0]), disable_pbar=True)
-            except RuntimeError as error:
-                if "autograd formula" not in str(error):
-                    raise
-                raise ValueError(
-                    f"{base_model(model)} cannot be trained on in this ComfyUI, which computes it with kernels that "
-                    f"gradients do not pass through ({error}): train in another version (docs/hosts.md). The LoRA will "
-                    f"work in both."
-                ) from error
-        return run.result
+    try:
+        return _in_the_host(model, prompts, latent, _Session(body, trainable, repeatable=True))
+    except RuntimeError as error:
+        if not trainable or "deterministic" not in str(error):
+            raise
+        LOGGER.warning("%s cannot be trained on repeatably on this device: %s", base_model(model), error)
+        return _in_the_host(model, prompts, latent, _Session(body, trainable, repeatable=False))
+
+
+def _in_the_host(model, prompts: Mapping[str, Conditioning], latent: torch.Tensor, run: _Session):
+    guider = comfy.samplers.CFGGuider(_as_a_whole(model) if run.trainable else model)
+    guider.inner_set_conds(prompts)
+    latent = torch.zeros(latent.shape)
+    with torch.no_grad():
+        try:
+            guider.sample(latent, latent, run, torch.tensor([1.0, 0.0]), disable_pbar=True)
+        except RuntimeError as error:
+            if "autograd formula" not in str(error):
+                raise
+            raise ValueError(
+                f"{base_model(model)} cannot be trained on in this ComfyUI, which computes it with kernels that "
+                f"gradients do not pass through ({error}): train in another version (docs/hosts.md). The LoRA will "
+                f"work in both."
+            ) from error
+    return run.result
 
 
 def _as_a_whole(model):
@@ -142,20 +159,6 @@ def _as_a_whole(model):
             f"This model cannot be trained on while ComfyUI streams its weights ({error}): load it with ComfyUI's own "
             f"loader, or start ComfyUI with --disable-dynamic-vram."
         ) from error
-
-
-@contextmanager
-def _kernels_with_gradients() -> Iterator[None]:
-    """Newer hosts have kernels that gradients cannot pass through, and leave them out while this is set."""
-    before = getattr(comfy.model_management, "in_training", None)
-    if before is None:  # none to leave out
-        yield
-        return
-    comfy.model_management.in_training = True
-    try:
-        yield
-    finally:
-        comfy.model_management.in_training = before
 
 
 def empty_latent(model, width: int, height: int, batch: int = 1) -> torch.Tensor:
@@ -188,39 +191,3 @@ def _pixels_a_side(model) -> int:
 def noise_like(latent: torch.Tensor, seed: int) -> torch.Tensor:
     """The noise a KSampler with this seed starts a latent from: the same picture, to the bit."""
     return comfy.sample.prepare_noise(latent, seed)
-
-
-def _without_inference_tensors(conditioning: Conditioning) -> Conditioning:
-    def plain(value):
-        return value.clone() if isinstance(value, torch.Tensor) else value
-
-    return [[plain(c), {key: plain(value) for key, value in extras.items()}] for c, extras in conditioning]
-
-
-@contextmanager
-def _norms_that_keep_their_input(diffusion_model: torch.nn.Module) -> Iterator[None]:
-    """Flux and its kin add in place to what a norm has read, and its gradient needs: the norm gets a copy."""
-
-    def copying(forward):
-        return lambda x, *args, **kwargs: forward(x.clone() if torch.is_grad_enabled() else x, *args, **kwargs)
-
-    modules = diffusion_model.modules() if hasattr(diffusion_model, "double_blocks") else ()
-    with wrapped((it, copying) for it in modules if type(it).__name__.endswith("Norm")):
-        yield
-
-
-def _make_differentiable(model: torch.nn.Module, model_options: dict) -> None:
-    """Replace inference tensors (autograd refuses them) by equal plain ones, and attention by torch's own."""
-    for name in [name for name, _ in model.named_parameters()]:  # one after the other: never two copies of the model
-        parameter = comfy.utils.get_attr(model, name)
-        if parameter.is_inference() or parameter.requires_grad:
-            comfy.utils.set_attr_param(model, name, parameter.detach().clone())
-    for name in [name for name, _ in model.named_buffers()]:
-        buffer = comfy.utils.get_attr(model, name)
-        if buffer.is_inference():
-            comfy.utils.set_attr(model, name, buffer.clone())
-
-    def torch_attention(attention, *args, **kwargs):
-        return sys.modules[attention.__module__].attention_pytorch(*args, **kwargs)
-
-    model_options["transformer_options"]["optimized_attention_override"] = torch_attention
