@@ -117,7 +117,9 @@ class UnGuideTrainLoRA(io.ComfyNode):
                         "Stop as soon as the target is gone and hardly any kept prompt is changed as much.",
                     ),
                     _switch(
-                        "checkpointing", "Compute activations twice instead of keeping them: less memory, more time."
+                        "checkpointing",
+                        "Compute activations twice instead of keeping them: less memory, more time. Done anyway where "
+                        "memory is too small.",
                     ),
                     _int(
                         "preview_every",
