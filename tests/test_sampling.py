@@ -79,10 +79,11 @@ def test_what_it_costs(model, trained, sample, prompt, steps, evaluations):
     assert counter.count == 2 * evaluations  # pictures
 
 
-def test_the_score_is_the_probe_s(model, clip, trained, sample):
+def test_the_score_is_the_probe_s(model, clip, trained):
     """At the first step of the same schedule, from the same noise."""
     guided, found = gated(model, trained)
-    sample(guided, DOG, "ddim", seed=3, steps=10, scheduler="ddim_uniform")
+    prompts, latent = [host.encode(clip, it) for it in (DOG, "")], {"samples": torch.zeros(1, 24, 8, 8)}
+    host.ksample(guided, 3, 10, 7.5, "ddim", "ddim_uniform", *prompts, latent, 1.0)
     walk = Walk(10, (0,), 7.5, 64, 64)
     measured = measure(model, trained, lambda p: host.encode(clip, p), [DOG], 1, 3, walk, response).scores[DOG]
     assert found[0].verdict.score == pytest.approx(measured[0][0], abs=0.01)  # KSampler scales the noise a little less
@@ -225,7 +226,7 @@ def test_a_gate_that_never_sees_the_prompt_is_an_error(model, trained, sample):
 
     guided = gated(model, trained)[0]
     guided.set_model_sampler_calc_cond_batch_function(only_uncond)
-    with pytest.raises(RuntimeError, match="never saw the prompt"):
+    with pytest.raises(ValueError, match="puts its own text in place of every prompt's"):
         sample(guided, CAT)
 
 

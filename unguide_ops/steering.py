@@ -4,8 +4,10 @@ these are steered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
+from statistics import fmean
 
 import torch
 
@@ -19,6 +21,7 @@ BOTH_SIDES, POSITIVE_ONLY = "cond and uncond", "cond only"
 SIDES = (BOTH_SIDES, POSITIVE_ONLY)
 STOP, STEER = "stop", "steer"
 ON_DOUBT = (STOP, STEER)
+ROUNDING, HALF = 1e-6, 1e-2  # what equal predictions differ by, and equal texts of which one is kept in half precision
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,11 @@ class Steered:
         self.run, self.branch, self.lora, self.settings = run, branch, lora, settings
         self.course = run.memory.setdefault(branch, Course())  # a run that begins again is decided already
         self._scores: dict[float, list[float]] = {}  # noise level -> the pictures'
+        self._alike: list[list[int]] = []  # the pictures that share a prompt
+        self._doubt = ""  # why no score means anything here
         self._target = f"{TARGET} {id(self)}"
-        self._checked = lora.is_zero  # a LoRA of zeros rightly changes nothing
+        self._asked = False  # the LoRA, for a picture that is steered
+        self._acts = lora.is_zero  # whether it has been seen to have an effect; one of zeros rightly has none
         if known is not None:
             self.course.decisions = [known] * run.pictures
         if self.undecided:
@@ -119,7 +125,7 @@ class Steered:
 
     def ws(self, call: host.Call) -> list[float]:
         """The pictures' own at this prediction, 1 where none are steered."""
-        behind = self.run.step(call.sigma) / self.run.steps
+        behind = call.step / self.run.steps
         outside = not self.settings.start <= behind < self.settings.end
         if self.undecided or outside or (self.settings.sides == POSITIVE_ONLY and call.is_negative):
             return [1.0] * len(call.rows)
@@ -136,29 +142,57 @@ class Steered:
         prompts = call.prompts()
         if not prompts or call.sigma in self._scores:
             return
-        conds = [cond for cond, _ in prompts]
-        unknown = [cond for cond, number in prompts if number is None]
-        base_target, *found = call.of(self._target, *unknown)
-        rest = iter(found)
-        bases = [base[number] if number is not None else next(rest) for _, number in prompts]
-        with self.branch.on():
-            lora_target, *loras = call.of(self._target, *conds)
+        targets: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        scores = []
+        for prompt in prompts:
+            number = prompt.number if call.has_others else prompts[0].number  # they may go by a cond's number
+            if number not in targets:
+                targets[number] = call.instead(number, self._target), call.instead(number, self._target, self.branch.on)
+            b = base[prompt.number] if prompt.alone else call.instead(prompt.number, prompt.conds)
+            e = call.instead(prompt.number, prompt.conds, self.branch.on)
+            self._doubt = self._doubt or self._about_the_text(prompt, b, targets[number][0])
+            scores.append(gate.response(b, e, *targets[number]))
         self._note(call)
-        scores = [gate.response(b, e, base_target, lora_target) for b, e in zip(bases, loras, strict=True)]
+        self._alike = alike(
+            [it for it in (prompt.text(len(call.x)) for prompt in prompts) if it is not None], len(call.x)
+        )
         self._scores[call.sigma] = torch.stack(scores).amax(0).tolist()
         if len(self._scores) == self.settings.gate_steps:
             self._decide()
 
+    def _about_the_text(self, prompt: host.Prompt, base: torch.Tensor, base_target: torch.Tensor) -> str:
+        """Why the target cannot be asked: its text is not the prompt's, and the base predicts the same of both."""
+        rows = len(base)
+        own, target = prompt.text(rows), host.text_of(self.run.guider.conds[self._target], rows)
+        if own is None or target is None:
+            return ""
+        if not (_differs(own, target, HALF) & ~_differs(base, base_target, ROUNDING)).any():
+            return ""
+        return (
+            "The gate cannot decide: something else on this MODEL puts its own text in place of every prompt's, of "
+            "the LoRA's target as well (regional prompts that hang on the MODEL do), so that no prompt can be compared "
+            "with it. Give the prompts as conditioning, with areas or masks, or set `gate` to 'always erase'."
+        )
+
     def _decide(self) -> None:
-        pictures = zip(*self._scores.values(), strict=True)
-        self.course.decisions = [self._decided(dict(zip(self._scores, scores, strict=True))) for scores in pictures]
+        """For each picture; those that share a prompt share the decision, on the mean of their scores."""
+        decisions: dict[int, Decision] = {}
+        for its in self._alike:
+            finite = [i for i in its if all(isfinite(scores[i]) for scores in self._scores.values())]
+            for some in (finite, *([i] for i in its if i not in finite)):
+                if some:
+                    means = {sigma: fmean(scores[i] for i in some) for sigma, scores in self._scores.items()}
+                    decisions |= dict.fromkeys(some, self._decided(means))
+        self.course.decisions = [decisions[i] for i in sorted(decisions)]
         steered = any(it.w != self.settings.w_unrelated for it in self.course.decisions)
         if self.settings.restart and self.settings.gate_steps > 1 and steered:
             raise host.RunAgain
 
     def _decided(self, scores: Mapping[float, float]) -> Decision:
-        """On a picture's scores by noise level."""
+        """On scores by noise level."""
         try:
+            if self._doubt:
+                raise ValueError(self._doubt)
             verdict = calibration_of(self.lora, "give a w").judge(scores, self.settings.false_positive_rate)
         except ValueError as error:
             return in_doubt(self.settings, str(error))
@@ -168,22 +202,26 @@ class Steered:
 
     def is_alone(self, call: host.Call) -> bool:
         """Whether w = 0 everywhere, so that the base's predictions are not needed where the LoRA's are."""
-        return not any(self.ws(call))
+        return not any(self.ws(call)) and (self.settings.sides == BOTH_SIDES or not call.has_others)
 
     def alone(self, call: host.Call) -> list[torch.Tensor]:
         """The LoRA's predictions, and the base's for the sides that the LoRA is kept from."""
-        changed = call.evaluate(self.branch.on, negatives=self.settings.sides == BOTH_SIDES)
-        self._note(call)
-        self._check([])
+        self._begin(call)
+        evaluate = call.evaluate if self.settings.sides == BOTH_SIDES else call.evaluate_sides
+        changed = evaluate(self.branch.on)
+        if not self._acts and not self.branch.calls and any(it.any() for it in changed):
+            raise self._no_effect(call)
+        self._acts = self._acts or self.branch.calls > 0
         return changed
 
     def steer(self, call: host.Call, base: list[torch.Tensor], ws: list[float]) -> list[torch.Tensor]:
         """The blend of base and LoRA for each cond, from the LoRA's predictions of the rows that need them."""
+        self._begin(call)
         rows = [row for row, w in enumerate(ws) if w != 1]
-        with self.branch.on():
-            changed = call.evaluate_again(rows, negatives=self.settings.sides == BOTH_SIDES)
-        self._note(call)
-        self._check([(b[rows], e[rows]) for b, e in zip(base, changed, strict=True) if e is not None])
+        both = self.settings.sides == BOTH_SIDES
+        changed = call.evaluate_again(self.branch, self.branch.on, rows, negatives=both)
+        if not self._acts or not self.branch.calls:  # not yet seen to act, or its layers were not computed
+            self._check(call, [(b[rows], e[rows]) for b, e in zip(base, changed, strict=True) if e is not None])
         w = base[0].new_tensor(ws).view(-1, *[1] * (base[0].ndim - 1))
 
         def of(b: torch.Tensor, e: torch.Tensor | None) -> torch.Tensor:
@@ -194,18 +232,63 @@ class Steered:
 
         return [of(b, e) for b, e in zip(base, changed, strict=True)]
 
-    def _note(self, call: host.Call) -> None:
-        step = self.run.step(call.sigma)
-        if step not in self.course.lora_steps:
-            self.course.lora_steps.append(step)
+    def _begin(self, call: host.Call) -> None:
+        self._asked, self.branch.calls = True, 0
+        self._note(call)
 
-    def _check(self, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """The no-effect guard, once a run: an error where something keeps the LoRA from acting on a prediction."""
-        if not self._checked and (not self.branch.calls or (pairs and all(torch.equal(b, e) for b, e in pairs))):
-            some = ", ".join(map(str, list(self.branch.pairs)[:2]))
+    def _note(self, call: host.Call) -> None:
+        if call.step not in self.course.lora_steps:
+            self.course.lora_steps.append(call.step)
+
+    def _check(self, call: host.Call, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """The no-effect guard: an error where something keeps the LoRA from acting on predictions (base, LoRA)."""
+        predicted = [(b, e) for b, e in pairs if b.any()]  # zeros: of a cond that counts at other noise levels
+        if predicted and not self.lora.is_zero:
+            if all(torch.equal(b, e) for b, e in predicted):
+                raise self._no_effect(call)
+            self._acts = True
+
+    def _no_effect(self, call: host.Call) -> RuntimeError:
+        some = ", ".join(map(str, list(self.branch.pairs)[:2]))
+        return RuntimeError(
+            f"The concept LoRA had no effect on its layers ({some}, ...) in step {call.step + 1}: something else on "
+            f"this MODEL replaces or fuses them, or answers from what it keeps of an earlier step. Connect UnGuidance "
+            f"to the model before such a patch, or leave that patch out."
+        )
+
+    def check(self) -> None:
+        """At the end of a run: an error where a picture was to be decided or steered, and the LoRA was not asked."""
+        if self.undecided:
+            raise RuntimeError(f"The gate never saw the prompt of this picture: {self._why_not_asked()}.")
+        ws = [it.w for it in self.course.decisions if it.w != 1]
+        if ws and not self._asked:
             raise RuntimeError(
-                f"The concept LoRA had no effect on its layers ({some}, ...): "
-                f"something else on this MODEL replaces or fuses them. Connect UnGuidance to the model before such a "
-                f"patch, or leave that patch out."
+                f"This picture was to be steered (w = {ws[0]:g}), and the LoRA was never asked: "
+                f"{self._why_not_asked()}."
             )
-        self._checked = True
+
+    def _why_not_asked(self) -> str:
+        guider = type(self.run.guider).__name__
+        if not self.run.calls:
+            return (f"{guider}, or something else on this MODEL, asks the model in a way of its own. Use KSampler or "
+                    f"UnGuidance Guider, or leave out what hangs on the MODEL")  # fmt: skip
+        if any(self.settings.start <= step / self.run.steps < self.settings.end for step in range(self.run.steps)):
+            return f"{guider} asks for nothing that the picture shall show. Use KSampler or UnGuidance Guider"
+        return f"none of the {self.run.steps} steps of this run lies between `start` and `end`. Move these apart"
+
+
+def _differs(one: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
+    """For each row [B, ...]: whether they differ by more than this share of their length, or in shape."""
+    if one.shape != other.shape:
+        return torch.ones(len(one), dtype=torch.bool, device=one.device)
+    distance = (one.float() - other.float().to(one.device)).flatten(1).norm(dim=1)
+    return ~(distance <= share * one.float().flatten(1).norm(dim=1))
+
+
+def alike(texts: Sequence[torch.Tensor], pictures: int) -> list[list[int]]:
+    """The numbers of the pictures, those together whose rows in all texts [pictures, ...] are equal."""
+    groups: dict[tuple, list[int]] = {}
+    same = [torch.unique(it.flatten(1), dim=0, return_inverse=True)[1].tolist() for it in texts]
+    for picture in range(pictures):
+        groups.setdefault(tuple(its[picture] for its in same), []).append(picture)
+    return list(groups.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -73,35 +73,51 @@ def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[
         for concept in concepts:
             attached.enter_context(concept.branch.attached(diffusion_model))
         steered = [Steered(run, it.branch, it.lora, it.settings, it.known) for it in concepts]
-        finite: list[torch.Tensor] = []  # looked at when all is done: until then nothing waits for the device
+        finite: list[
+            tuple[torch.Tensor, ...]
+        ] = []  # looked at when all is done: until then nothing waits for the device
 
         def predict(call: host.Call) -> list[torch.Tensor]:
-            predicted = _predict(call, steered)
-            if any(it.course.lora_steps for it in steered):
-                finite.extend(it.isfinite().all() for it in predicted)
+            base, predicted = _predict(call, steered)
+            if predicted is not base:
+                finite.extend(_are_finite(*pair) for pair in zip(base or predicted, predicted, strict=True))
             return predicted
 
         yield predict
-    if not all(finite):
-        raise ValueError(
-            "There is no picture: with the LoRA the model predicts what is no number (NaN or infinite). Load the model "
-            "in another precision, or use another LoRA."
-        )
+    _check_finite(finite)
     for concept, it in zip(concepts, steered, strict=True):
-        if it.undecided and run.evaluations:
-            raise RuntimeError(
-                "The gate never saw the prompt of this picture: the guider of this run hides it. Set `gate` to "
-                "'linked' with UnGuide Stability Probe, or to 'always erase'."
-            )
+        it.check()
         it.course.evaluations, it.course.plain_evaluations = run.evaluations, run.plain_evaluations
         it.course.path = it.branch.path()
         concept.told(it.course)
 
 
-def _predict(call: host.Call, steered: Sequence[Steered]) -> list[torch.Tensor]:
-    """x0 for each cond of the call."""
+def _are_finite(*predictions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(it.isfinite().all() for it in predictions)
+
+
+def _check_finite(pairs: Iterable[tuple[torch.Tensor, ...]]) -> None:
+    """Raises ValueError where a steered prediction (the base's, ours) was NaN or infinite, and says whose fault it is.
+
+    Of predictions that are the base's alone nothing is said: they are what they would be without this pack.
+    """
+    bad = [base for base, ours in pairs if not ours]
+    if bad and not all(bad):
+        raise ValueError(
+            "There is no picture: the model itself, without the LoRA, predicts NaN or infinite values. Load it in "
+            "another precision (bf16 or fp32)."
+        )
+    if bad:
+        raise ValueError(
+            "There is no picture: with the LoRA the model predicts NaN or infinite values. Load the model in another "
+            "precision, or use another LoRA."
+        )
+
+
+def _predict(call: host.Call, steered: Sequence[Steered]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """x0 for each cond of the call: the base's (none where it was not asked), and what becomes of it."""
     if len(steered) == 1 and steered[0].is_alone(call):
-        return steered[0].alone(call)
+        return [], steered[0].alone(call)
     base = call.evaluate()
     blends = []
     for it in steered:
@@ -110,4 +126,4 @@ def _predict(call: host.Call, steered: Sequence[Steered]) -> list[torch.Tensor]:
         ws = it.ws(call)
         if any(w != 1 for w in ws):
             blends.append(it.steer(call, base, ws))
-    return [combine(b, list(its)) for b, *its in zip(base, *blends, strict=True)] if blends else base
+    return base, [combine(b, list(its)) for b, *its in zip(base, *blends, strict=True)] if blends else base

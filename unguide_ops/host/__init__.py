@@ -1,6 +1,8 @@
 """The one package that knows ComfyUI's internals; everything else in `unguide_ops` asks here."""
 
+from .calls import Call, Prompt, text_of
 from .conditioning import Conditioning, encode, pack_conditioning, unpack_conditioning
+from .counting import EvaluationCounter
 from .folders import clip_files, clip_path, input_files, input_path, lora_files, lora_path, new_lora_path, version_of
 from .layers import (
     base_model,
@@ -15,15 +17,16 @@ from .layers import (
 from .live import LiveModel, empty_latent, noise_like, session
 from .memory import OutOfMemory, TrainingMemory, at_the_device, rows_that_fit
 from .patching import weight_changes
+from .runs import Run, RunAgain
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
+from .steering import steer
 from .watching import Interrupted, Watch, decoder, say_on_node, voice_of_node
-from .wrappers import Call, EvaluationCounter, Run, RunAgain, steer
 
 __all__ = [
     "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel",
-    "OutOfMemory", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model", "cfg_guider",
+    "OutOfMemory", "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model", "cfg_guider",
     "check_trainable", "clip_files", "clip_path", "decoder", "diffusion_model", "empty_latent", "encode",
     "file_names", "fingerprint", "input_files", "input_path", "ksample", "layer_outputs", "lora_files",
     "lora_path", "new_lora_path", "noise_like", "pack_conditioning", "places", "rows_that_fit", "say_on_node",
-    "session", "steer", "unpack_conditioning", "version_of", "voice_of_node", "weight_changes", "weight_of",
+    "session", "steer", "text_of", "unpack_conditioning", "version_of", "voice_of_node", "weight_changes", "weight_of",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 
+from .attached import detached
 from .autograd import differentiable
 from .conditioning import Conditioning
 from .layers import base_model
@@ -131,6 +132,7 @@ def session(model, prompts: Mapping[str, Conditioning], latent: torch.Tensor, bo
 
 
 def _in_the_host(model, prompts: Mapping[str, Conditioning], latent: torch.Tensor, run: _Session):
+    model = detached(model)  # the base is looked at and trained on, whatever UnGuidance hangs on it
     guider = comfy.samplers.CFGGuider(_as_a_whole(model) if run.trainable else model)
     guider.inner_set_conds(prompts)
     latent = torch.zeros(latent.shape)
