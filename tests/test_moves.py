@@ -87,7 +87,7 @@ def test_a_model_from_a_file(made, first, memory, kind, where_nothing_moves, mon
     """`first`: who puts it on the device."""
     act_moves(monkeypatch)
     if memory == "partly loaded":
-        leave_in_main_memory(monkeypatch, all_but=2e6)
+        leave_in_main_memory(monkeypatch, all_but=3e5)
     with torch.inference_mode(made == "in inference mode"):
         model = load(SD3)
     model = KINDS[kind](model)
