@@ -44,6 +44,7 @@ def test_a_model_from_its_file_learns_and_is_steered_as_two_copies_of_it(tiny, t
 @pytest.mark.parametrize(
     ("tiny", "precision", "kept"),
     [(SD1, "fp16", True), *((SD3, it, kept) for it in ("fp16", "bf16") for kept in (False, True))],
+    ids=lambda it: {True: "kept", False: "cast"}[it] if isinstance(it, bool) else getattr(it, "name", it),
 )
 def test_half_precision_makes_no_more_difference_than_its_rounding(tiny, precision, kept, monkeypatch):
     """In training and drawing; on a CPU the host's is fp32, unless --fp16-unet or --bf16-unet says otherwise."""
