@@ -51,7 +51,7 @@ def save_vae(path: Path, channels: int) -> None:
 def sd15_checkpoint() -> Path:
     """The file of a whole Stable Diffusion 1.5, for CheckpointLoaderSimple: UNet, VAE and CLIP-L in fp16, 2 GB.
 
-    Made when it is asked for first, in about a minute, and kept in `.dev`.
+    Made when it is asked for first, in some twenty seconds, and kept in `.dev`.
     """
     import comfy.sd1_clip
     from comfy.ldm.models.autoencoder import AutoencoderKL
