@@ -7,6 +7,7 @@ import comfy.model_management
 import comfy.supported_models
 import pytest
 import torch
+from moving import leave_in_main_memory
 from unguide.unguide_ops import host, targets
 from unguide.unguide_ops.lora import Place
 from unguide.unguide_ops.steering import SteeringSettings
@@ -177,10 +178,7 @@ def test_with_weights_left_in_main_memory_the_picture_is_the_same(monkeypatch, n
     """What --novram and --lowvram make of a model: its layers fetch their weights, patched, when they compute."""
     proof = Proof(BY_NAME[name])
     expected, plain = proof.draw(proof.steered()), proof.draw(proof.model)
-    before = comfy.model_management.LoadedModel.model_load
-    monkeypatch.setattr(
-        comfy.model_management.LoadedModel, "model_load", lambda self, *args, **kwargs: before(self, memory, True)
-    )
+    leave_in_main_memory(monkeypatch, all_but=memory)
     comfy.model_management.unload_all_models()
     low = proof.draw(proof.steered())
     assert any(getattr(it, "comfy_cast_weights", False) for it in host.diffusion_model(proof.model).modules())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,13 +19,15 @@ STEPS, CFG, W = 3, 3.0, -1.0
 class Proof:
     """One tiny model, and the LoRA that forgets a made-up concept of it."""
 
-    def __init__(self, tiny: Tiny, dtype: torch.dtype = torch.float32, **training):
+    def __init__(self, tiny: Tiny, dtype: torch.dtype = torch.float32, load: Callable | None = None, **training):
+        """`load()` makes the MODEL, anew each time; the tiny one itself unless given."""
         from unguide.unguide_ops import host
         from unguide.unguide_ops.concept import Concept, EncodedConcept
         from unguide.unguide_ops.settings import TrainingSettings
         from unguide.unguide_ops.training import train
 
-        self.tiny, self.model = tiny, tiny.model(dtype)
+        self.tiny, self.load = tiny, load or (lambda: tiny.model(dtype))
+        self.model = self.load()
         concept = Concept(target=TARGET, reference=REFERENCE, synonyms=("the kitten",), preserve=(OTHER, "the horse"))
         self.concept = EncodedConcept.of(concept, tiny.prompt)
         self.settings = TrainingSettings(**{
@@ -90,7 +93,7 @@ class Proof:
 
     def error_against_copies(self) -> float:
         """Of UnGuidance, against two copies of the model, the LoRA merged into one of them."""
-        copies = blend(self.model, (merge(self.tiny.model(), self.lora), W))
+        copies = blend(self.model, (merge(self.load(), self.lora), W))
         return relative_error(self.draw(self.steered()), self.draw(copies))
 
     def effect(self) -> float:

@@ -21,11 +21,11 @@ def unet(depth: int, out: int, context: int, **more) -> dict:
     }  # fmt: skip
 
 
-def sd3(**more) -> dict:
+def sd3(width: int = WIDTH, **more) -> dict:
     """Two blocks of joint attention."""
-    embedder = {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 128}}
+    embedder = {"target": "torch.nn.Linear", "params": {"in_features": width, "out_features": 128}}
     return {
-        "in_channels": 16, "depth": 2, "patch_size": 2, "input_size": None, "adm_in_channels": WIDTH,
+        "in_channels": 16, "depth": 2, "patch_size": 2, "input_size": None, "adm_in_channels": width,
         "num_patches": 1024, "pos_embed_max_size": 32, "pos_embed_scaling_factor": None,
         "context_embedder_config": embedder, **more,
     }  # fmt: skip
@@ -91,7 +91,7 @@ class Tiny:
         made.set_inference_dtype(dtype, cast)
         hint = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.arange(9.0)} if self.v_prediction else {}
         model = made.get_model(hint, "").eval()
-        fill(model, seed)
+        fill(model.diffusion_model, seed)
         model.requires_grad_(False)
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
@@ -111,7 +111,7 @@ def newer_settings(settings: dict) -> dict:
 def fill(model: torch.nn.Module, seed: int) -> None:
     """Random weights as large as training leaves them: the host's own layers begin with whatever memory held."""
     generator = torch.Generator().manual_seed(seed)
-    for name, it in model.diffusion_model.state_dict().items():
+    for name, it in model.state_dict().items():
         normal = torch.randn(it.shape, generator=generator)
         if it.ndim > 1:
             it.copy_(normal / it[0].numel() ** 0.5)

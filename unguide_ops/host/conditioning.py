@@ -17,7 +17,10 @@ Conditioning = list  # the host's CONDITIONING: [[cross-attention tensor [B, tok
 def encode(clip, prompt: str) -> Conditioning:
     """A prompt as CONDITIONING, just as the host's CLIPTextEncode makes it."""
     if clip is None:
-        raise ValueError("`clip` is missing: connect the CLIP output of the node that loads the checkpoint.")
+        raise ValueError(
+            "`clip` is missing: connect the CLIP output of the node that loads the checkpoint. If it is connected, "
+            "that file holds no text encoder: load one with Load CLIP."
+        )
     try:
         return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     except RecursionError:

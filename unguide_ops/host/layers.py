@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import comfy.lora
@@ -71,13 +71,20 @@ def check_trainable(linears: Mapping[str, torch.nn.Module]) -> None:
         if not dtype.is_floating_point or dtype.itemsize < 2:
             raise ValueError(
                 f"The model's weights are quantised ({dtype} in `{path}`), and a LoRA cannot be trained on them: load "
-                f"an fp16, bf16 or fp32 checkpoint (or set `weight_dtype` to default). The LoRA will fit both."
+                f"an fp16, bf16 or fp32 checkpoint (or set `weight_dtype` to default). The LoRA will fit both, "
+                f"its gate behind UnGuide Calibrate."
             )
 
 
 def weight_of(linear: torch.nn.Module) -> torch.Tensor:
-    """A loaded Linear's weight [out, in], fp32."""
-    return cast(torch.Tensor, linear.weight).detach().float()
+    """A loaded Linear's weight [out, in] as it computes with it, fp32.
+
+    The host leaves what does not fit in main memory, and patches it only when the layer is asked.
+    """
+    weight = cast(torch.Tensor, linear.weight).data.to(torch.float32, copy=True)
+    for patched in cast(Sequence[Callable], getattr(linear, "weight_function", ())):
+        weight = patched(weight)
+    return weight
 
 
 @torch.no_grad()
@@ -95,7 +102,8 @@ def fingerprint(model) -> str:
     digest = hashlib.sha256()
     for name in sorted(state)[:: max(1, len(state) // SAMPLED)]:
         backup = model.backup.get(f"diffusion_model.{name}")
-        tensor = (backup.weight if backup is not None else state[name]).flatten()
+        # `data`, as a weight that the host has moved outside of inference mode (unloaded, say) lets nobody look at it
+        tensor = (backup.weight if backup is not None else state[name]).data.flatten()
         some = tensor[:: max(1, len(tensor) // SAMPLED)].cpu().half()
         digest.update(f"{name} {len(tensor)} {some.tolist()}".encode())
     return digest.hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""Models as files: random weights in the layout of published ones, by which the host's own loaders know the family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dev.environment import HOME
+from dev.families.tiny import SEED, Tiny, fill, pooled, sd3, unet
+
+DEMO_TEXT = 192  # width of the embedded model's prompts
+SD1_TEXT, WAN_TEXT = 768, 4096
+SD1_VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
+           "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
+
+
+def sd1(levels: int, **blocks) -> dict:
+    """A Stable Diffusion 1 UNet of the published width, by which it is known, and as many levels."""
+    return {**unet(1, 1, SD1_TEXT), "model_channels": 320, "channel_mult": [1, 2, 4, 4][:levels], **blocks}
+
+
+SMALL_FILES = (
+    Tiny("SD 1.x", "SD15", sd1(1, num_res_blocks=[1], transformer_depth=[1], transformer_depth_output=[1, 1]),
+         width=SD1_TEXT),
+    Tiny("SD3", "SD3", sd3(width=DEMO_TEXT, qkv_bias=True), width=DEMO_TEXT, extras=pooled(DEMO_TEXT)),
+    Tiny("Wan 2.1", "WAN21_T2V", {"image_model": "wan2.1", "model_type": "t2v", "dim": 128, "ffn_dim": 128,
+                                  "num_heads": 1, "num_layers": 2}, width=WAN_TEXT),
+)  # fmt: skip
+"""Those families that the host knows at any depth, or any width, by the shapes in the file alone."""
+
+SD15 = Tiny("SD 1.5", "SD15", sd1(4, num_res_blocks=[2] * 4, transformer_depth=[1] * 6 + [0] * 2,
+                                  transformer_depth_output=[1] * 9 + [0] * 3), width=SD1_TEXT)  # fmt: skip
+"""Of the published size: 860 million weights."""
+
+
+def save_diffusion_model(tiny: Tiny, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """A file for the host's UNETLoader."""
+    _write({name: it.to(dtype) for name, it in tiny.model().model.diffusion_model.state_dict().items()}, path)
+
+
+def save_vae(path: Path, channels: int) -> None:
+    """A file for the host's VAELoader: a TAESD for latents of so many channels."""
+    from comfy.taesd.taesd import TAESD
+
+    vae = TAESD(latent_channels=channels)
+    fill(vae, SEED)
+    _write(vae.state_dict(), path)
+
+
+def sd15_checkpoint() -> Path:
+    """The file of a whole Stable Diffusion 1.5, for CheckpointLoaderSimple: UNet, VAE and CLIP-L in fp16, 2 GB.
+
+    Made when it is asked for first, in some twenty seconds, and kept in `.dev`.
+    """
+    import comfy.sd1_clip
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    path = HOME / "checkpoints" / f"sd15-random-{SEED}.safetensors"
+    if not path.exists():
+        parts = comfy.sd1_clip.SD1ClipModel(), AutoencoderKL(ddconfig=SD1_VAE, embed_dim=4)
+        for part in parts:
+            fill(part, SEED)
+        text, vae = (part.half().state_dict() for part in parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(SD15.model(torch.float16).model.state_dict_for_saving(text, vae), path)
+    return path
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """All of it or nothing."""
+    from safetensors.torch import save_file
+
+    part = path.with_suffix(".part")
+    save_file({name: it.contiguous() for name, it in tensors.items()}, part)
+    part.replace(path)
