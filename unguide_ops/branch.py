@@ -104,7 +104,7 @@ class Branch:
 
     def _wraps_of(self, model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable]]:
         for place, pair in self.pairs.items():
-            module = model.get_submodule(place.path)
+            module = _module(model, place)
             _check_shape(place, module, pair)
             yield module, partial(self._wrapped, place)
 
@@ -133,6 +133,16 @@ class Branch:
             return changed(y, x) if self.is_on else y
 
         return forward_with_branch
+
+
+def _module(model: torch.nn.Module, place: Place) -> torch.nn.Module:
+    try:
+        return model.get_submodule(place.path)
+    except AttributeError:
+        raise ValueError(
+            f"The model has no layer `{place.path}` any more: something else on this MODEL has put other modules in "
+            f"its place, where no LoRA can act. Leave that patch out."
+        ) from None
 
 
 def _check_shape(place: Place, module: torch.nn.Module, pair: LowRankPair) -> None:

@@ -156,9 +156,9 @@ def guidance(model: torch.nn.Module, cfg: float) -> float:
 
 
 def _linears(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
-    """Told by their attributes, since hosts bring classes of their own."""
+    """Told by their attributes, since hosts bring classes of their own; named as if nothing was compiled."""
     return {
-        name: cast(torch.nn.Linear, module)
+        name.replace("_orig_mod.", ""): cast(torch.nn.Linear, module)
         for name, module in model.named_modules()
         if isinstance(getattr(module, "in_features", None), int) and hasattr(module, "out_features")
     }

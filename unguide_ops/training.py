@@ -190,7 +190,8 @@ def create_pairs(
         it = concept.concept
         meant, kept = (torch.cat([concept.tokens(prompt) for prompt in some])
                        for some in (settings.erased(it), (*it.retained, it.reference)))  # fmt: skip
-        directions = concept_directions(meant, kept, settings.rank, settings.ridge)
+        reading = any(selection.reads_the_prompt(place.path) for place in pairs)
+        directions = concept_directions(meant, kept, settings.rank, settings.ridge) if reading else meant[:0]
         for place, pair in pairs.items():
             linear = linears[place.path]
             if selection.reads_the_prompt(place.path):

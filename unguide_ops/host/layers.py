@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import comfy.lora
+import comfy.utils
 import torch
 
 from ..lora import Place
@@ -17,9 +19,34 @@ SAMPLED = 32  # tensors, and elements of each, that a fingerprint looks at
 PREFIX, SUFFIX = "diffusion_model.", ".weight"
 
 
+@contextmanager
+def as_in_its_file(model) -> Iterator[torch.nn.Module]:
+    """MODEL's network with the modules, and so the names, that its file has.
+
+    While MODEL is loaded, the object patches of whatever was sampled last are in the network: blocks that are compiled,
+    or replaced by others.
+    """
+    network = model.model
+    now = [
+        (name, comfy.utils.set_attr(network, name, its)) for name, its in [*model.object_patches_backup.items()][::-1]
+    ]
+    compiled = [(parent, name, it) for parent in network.modules() for name, it in parent._modules.items()
+                if hasattr(it, "_orig_mod")]  # fmt: skip
+    try:
+        for parent, name, it in compiled:
+            parent._modules[name] = it._orig_mod
+        yield network.diffusion_model
+    finally:
+        for parent, name, it in compiled:
+            parent._modules[name] = it
+        for name, its in now[::-1]:
+            comfy.utils.set_attr(network, name, its)
+
+
 def places(model) -> dict[str, Place]:
     """Every name a LoRA file may use for a layer of MODEL, or for some of its outputs -> where that is."""
-    found = {name: _place(key) for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()}
+    with as_in_its_file(model):
+        found = {name: _place(key) for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()}
     return {name: place for name, place in found.items() if place}
 
 
@@ -94,16 +121,19 @@ def layer_outputs(linear: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor
 
 
 def fingerprint(model) -> str:
-    """A short name for a MODEL's own weights, whatever is patched onto them: a hash of a few elements of some tensors.
+    """A short name for a MODEL's own weights, whatever is patched onto it: a hash of a few elements of some tensors.
 
     The same for a checkpoint in fp32 and rounded to fp16.
     """
-    state = model.model.diffusion_model.state_dict()
+    with as_in_its_file(model) as network:
+        state = network.state_dict()
+    own = {name.replace("_orig_mod.", ""): it for name, it in
+           [*((name, it.weight) for name, it in model.backup.items()),
+            *((name, it[0]) for name, it in model.hook_backup.items())]}  # fmt: skip
     digest = hashlib.sha256()
     for name in sorted(state)[:: max(1, len(state) // SAMPLED)]:
-        backup = model.backup.get(f"diffusion_model.{name}")
         # `data`, as a weight that the host has moved outside of inference mode (unloaded, say) lets nobody look at it
-        tensor = (backup.weight if backup is not None else state[name]).data.flatten()
+        tensor = own.get(PREFIX + name, state[name]).data.flatten()
         some = tensor[:: max(1, len(tensor) // SAMPLED)].cpu().half()
         digest.update(f"{name} {len(tensor)} {some.tolist()}".encode())
     return digest.hexdigest()[:16]
