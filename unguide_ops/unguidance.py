@@ -69,6 +69,11 @@ def _check(lora: ConceptLoRA, settings: SteeringSettings) -> None:
 
 @contextmanager
 def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[Concept]) -> Iterator[Callable]:
+    if run.changes_weights and any(it.branch.changes for it in concepts):
+        raise ValueError(
+            "This LoRA is more than low-rank pairs, and acts by changed weights; so do hooks in this run's prompts, "
+            "and either would undo the other's. Leave the hooks out, or use a LoRA of low-rank pairs."
+        )
     with ExitStack() as attached:
         for concept in concepts:
             attached.enter_context(concept.branch.attached(diffusion_model))

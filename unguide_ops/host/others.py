@@ -71,7 +71,8 @@ def others_of(patcher, model_options: dict, conds: Iterable, placed: list[Any]) 
     ]
     found += [it for name, it in patcher.object_patches.items()
               if name.startswith("diffusion_model") and not hasattr(it, "_orig_mod")]  # fmt: skip
-    return [*found, *placed, _Attributes(patcher.model.diffusion_model)] if found or placed else []
+    found += placed
+    return [*found, model_options, _Attributes(patcher.model.diffusion_model)] if found else []
 
 
 def _acts(it) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import comfy.hooks
 import comfy.sampler_helpers
 import torch
 
@@ -79,6 +80,12 @@ class Run:
         while self._step + 1 < self.steps and sigma <= levels[self._step + 1] * high <= levels[self._step] * high:
             self._step += 1
         return self._step
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether prompts carry hooks under which the host changes the model's weights during the run."""
+        hooks = [e["hooks"] for conds in self.guider.conds.values() for e in conds or () if e.get("hooks")]
+        return any(it.get_type(comfy.hooks.EnumHookType.Weight) for it in hooks)
 
     def add(self, name: str, conditioning: Conditioning) -> None:
         """One more prompt for the run, for `Call.instead`. ValueError for one that another text encoder has made."""
