@@ -65,6 +65,7 @@ def parse(arguments):
         allow_abbrev=False,
     )
     inner.add_argument("--host", metavar="PATH", help="use this ComfyUI folder instead of the pinned one")
+    inner.add_argument("--torch", metavar="VERSION", help="use this torch instead of the pinned one (5 GB each)")
     module.add_arguments(inner)
     rest = chosen.rest
     cut = rest.index("--") if "--" in rest else len(rest)
@@ -84,11 +85,12 @@ def main(arguments):
     module, options = parse(arguments)
     try:
         try:
-            options.host = environment.prepare(options.host, getattr(module, "NEEDS", ()))
+            venv = environment.venv_with(options.torch)
+            options.host = environment.prepare(venv, options.host, getattr(module, "NEEDS", ()))
         except OSError as error:
             raise stages.DevError(environment.explain_os_error(error)) from error
-        if not environment.inside():
-            return stages.become([str(environment.python()), HERE, *arguments])
+        if not venv.inside():
+            return stages.become([str(venv.python), HERE, *arguments])
         return module.run(options)
     except stages.DevError as error:
         fail(str(error))

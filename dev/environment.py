@@ -1,16 +1,14 @@
 """The development environment in `.dev`: `venv` (packages), `host` (ComfyUI) and `base` (its data folders).
 
-Everything here runs on the standard library alone. A part is finished when its stamp, written last, holds the
-hash of `pins.ini`; a part without one was interrupted and is made again, one with another hash is brought up
-to date.
+Beside `venv`, `torch-VERSION` has the same packages with another torch. Everything here runs on the standard library
+alone. A part is finished when its stamp, written last, holds the hash of `pins.ini`; a part without one was
+interrupted and is made again, one with another hash is brought up to date.
 """
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import errno
-import hashlib
 import os
 import platform
 import shutil
@@ -20,107 +18,96 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dev import hostfiles, stages
+from dev import hostfiles, pins, stages, torches
 from dev.stages import DevError
+from dev.venv import Venv
 
 ROOT = Path(__file__).resolve().parent.parent
-PINS = ROOT / "dev" / "pins.ini"
 HOME = ROOT / ".dev"
 VENV = HOME / "venv"
+OTHER = "torch-"  # what the folders of those with another torch begin with
 HOST = HOME / "host"
 BASE = HOME / "base"
 SCRATCH = HOME / "tmp"
-STAMP = ".unguide-pins"
 PACK_NAME = "unguide"
 BASE_FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user/default")
 DISK_GB = 10 if platform.system() == "Linux" else 3  # Linux wheels of torch bring CUDA along
 
 
-def python() -> Path:
-    """The environment's Python."""
-    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+def venv_with(torch: str | None) -> Venv:
+    """The virtual environment with this torch; with none named, that of this process, else that of `pins.ini`."""
+    running = Path(sys.prefix)
+    if torch is None and running.name.startswith(OTHER) and Venv(HOME / running.name).inside():
+        torch = running.name.removeprefix(OTHER)
+    if torch in (None, pins.read()["packages"]["torch"]):
+        return Venv(VENV)
+    return Venv(HOME / (OTHER + torch), torches.replaced(torch))
 
 
-def inside() -> bool:
-    """Whether this very process runs under the environment's Python."""
-    return VENV.is_dir() and os.path.samefile(sys.prefix, VENV)
-
-
-def prepare(host: str | None, needs: Iterable[str] = ()) -> Path:
+def prepare(venv: Venv, host: str | None, needs: Iterable[str] = ()) -> Path:
     """Set up what is missing and return the ComfyUI folder to run: `host` if given, else the pinned one.
 
     `needs` names further sections of `pins.ini` whose packages the command imports.
     """
     if host is not None and not Path(host, "main.py").is_file():
         raise DevError(f"`--host {host}` is not a ComfyUI folder: name the one that holds its main.py.")
-    if not (finished(VENV) and python().exists() and (host is not None or finished(HOST))):
+    if not (venv.has("packages") and (host is not None or host_is_there())):
         HOME.mkdir(exist_ok=True)
         with lock():
-            set_up(with_host=host is None)
+            set_up(venv, with_host=host is None)
     for section in needs:
-        add_packages(section)
+        add_packages(venv, section)
     make_base(BASE)
     return HOST if host is None else Path(host).resolve()
 
 
-def set_up(with_host: bool) -> None:
+def host_is_there() -> bool:
+    """Whether the pinned ComfyUI was unpacked, completely, from the pins as they are now."""
+    return pins.stamped(HOST, pins.fingerprint())
+
+
+def set_up(venv: Venv, with_host: bool) -> None:
     """Create or update the environment, and unpack the host if `with_host`."""
     began = time.monotonic()
-    stages.say(f"Setting up {HOME}, once:")
+    stages.say(f"Setting up {venv.folder}, once:")
     stages.LOG.unlink(missing_ok=True)
     clear_scratch()
     try:
         env = {**os.environ, "TMPDIR": str(SCRATCH), "TEMP": str(SCRATCH), "TMP": str(SCRATCH)}
-        make_venv(env)
-        if with_host and not finished(HOST):
-            hostfiles.install(read_pins()["host"], HOST, SCRATCH, pip(), env, stamp=(STAMP, fingerprint()))
-        if not finished(VENV):
-            (VENV / STAMP).unlink(missing_ok=True)
-            asked = ["install", "--only-binary", ":all:", "--progress-bar", "off", *pinned("packages")]
-            stages.run("installing torch and the other packages", [*pip(), *asked], env)
-            write_stamp(VENV)
+        make_venv(venv, env)
+        if with_host and not host_is_there():
+            stamp = (pins.STAMP, pins.fingerprint())
+            hostfiles.install(pins.read()["host"], HOST, SCRATCH, venv.pip, env, stamp)
+        if not venv.has("packages"):
+            venv.unmark()
+            asked = ["install", "--only-binary", ":all:", "--progress-bar", "off", *venv.packages("packages")]
+            stages.run("installing torch and the other packages", [*venv.pip, *asked], env)
+            venv.mark("packages")
     finally:
         shutil.rmtree(SCRATCH, ignore_errors=True)
     stages.say(f"Done in {stages.duration(time.monotonic() - began)}.")
 
 
-def add_packages(section: str) -> None:
+def add_packages(venv: Venv, section: str) -> None:
     """Install a further section of `pins.ini`, as it stands: it lists what its packages need, too."""
-    if finished(VENV, section):
+    if venv.has(section):
         return
     with lock():
-        asked = ["install", "--no-deps", "--progress-bar", "off", *pinned(section)]
-        stages.run(f"installing what the {section} needs", [*pip(), *asked], os.environ)
-        write_stamp(VENV, section)
+        asked = ["install", "--no-deps", "--progress-bar", "off", *venv.packages(section)]
+        stages.run(f"installing what the {section} needs", [*venv.pip, *asked], os.environ)
+        venv.mark(section)
 
 
-def read_pins() -> configparser.ConfigParser:
-    """`pins.ini`."""
-    pins = configparser.ConfigParser()
-    pins.read(PINS, encoding="utf-8")
-    return pins
-
-
-def pinned(section: str) -> list[str]:
-    """The packages of a section of `pins.ini`, as pip is asked for them."""
-    return [f"{name}=={version}" for name, version in read_pins()[section].items()]
-
-
-def pip() -> list[str]:
-    """The environment's pip."""
-    return [str(python()), "-m", "pip", "--no-input", "--disable-pip-version-check"]
-
-
-def make_venv(env: dict[str, str]) -> None:
+def make_venv(venv: Venv, env: dict[str, str]) -> None:
     """Make an empty virtual environment, unless a complete one, of whatever pins, is there."""
-    if (VENV / STAMP).is_file() and python().exists():
+    if venv.was_complete():
         return
-    if inside():
-        raise DevError(".dev/venv is incomplete: run the command with your own Python, not with that one.")
-    if not VENV.exists():
+    if venv.inside():
+        raise DevError(f"{venv.folder} is incomplete: run the command with your own Python, not with that one.")
+    if not venv.folder.exists():
         check_space()
-    (VENV / STAMP).unlink(missing_ok=True)
-    stages.run("creating a virtual environment", [sys.executable, "-m", "venv", "--clear", str(VENV)], env)
+    venv.unmark()
+    stages.run("creating a virtual environment", [sys.executable, "-m", "venv", "--clear", str(venv.folder)], env)
     check_space()  # now that what an interrupted set-up left is gone
 
 
@@ -147,24 +134,6 @@ def make_base(base: Path) -> Path:
     else:
         link.symlink_to(ROOT, target_is_directory=True)
     return base
-
-
-def fingerprint() -> str:
-    """What a stamp holds: the hash of `pins.ini`, whatever its line ends."""
-    return hashlib.sha256(PINS.read_text(encoding="utf-8").encode()).hexdigest()
-
-
-def finished(folder: Path, section: str = "") -> bool:
-    """Whether `folder`, or a further section's packages in it, was made, completely, from the pins as they are now."""
-    stamp = folder / (STAMP + section)
-    return stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint()
-
-
-def write_stamp(folder: Path, section: str = "") -> None:
-    """Mark `folder`, or a further section's packages in it, as finished."""
-    part = folder / (STAMP + ".part")
-    part.write_text(fingerprint(), encoding="utf-8")
-    part.replace(folder / (STAMP + section))
 
 
 def clear_scratch() -> None:

@@ -14,7 +14,7 @@ NEEDS = ("archive", "browser", "diffusers", "evaluate", "sweep")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing beyond `--host`: all else is pytest's."""
+    """Nothing beyond `--host` and `--torch`: all else is pytest's."""
 
 
 def run(options: argparse.Namespace) -> int:

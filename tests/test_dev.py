@@ -9,8 +9,9 @@ import sys
 import pytest
 from real_host import REPOSITORY
 
-from dev import environment, hostfiles, stages
+from dev import environment, hostfiles, pins, stages, torches
 from dev.stages import DevError
+from dev.venv import Venv
 
 
 def run_dev(*arguments, code=None):
@@ -54,14 +55,55 @@ def test_a_python_without_wheels(version):
     assert exit_code == 2 and said.startswith(f"error: this is Python {version[0]}.{version[1]} (64 bit)")
 
 
+@pytest.mark.parametrize("version", ["2.7", "2.3.1", "1.13.1", "2.7.1.dev0", "newest"])
+def test_a_torch_that_is_none(version):
+    code, said = run_dev("test", "--torch", version)
+    assert code == 2 and said.startswith(f"error: `--torch {version}` is no release of torch since 2.4: name one")
+
+
+@pytest.mark.parametrize(("torch", "torchvision"), [("2.4.1", "0.19.1"), ("2.7.1", "0.22.1"), ("2.11.0", "0.26.0")])
+def test_another_torch_has_an_environment_with_the_other_packages_as_pinned(torch, torchvision):
+    venv, usual = environment.venv_with(torch), Venv(environment.VENV)
+    assert venv.folder == environment.HOME / f"torch-{torch}"
+    sections = pins.read().sections()
+    changed = {it for name in sections for it in set(venv.packages(name)) - set(usual.packages(name))}
+    assert changed == {f"torch=={torch}", f"torchvision=={torchvision}"}
+
+
+def test_the_torchvision_of_the_pinned_torch_is_the_pinned_one():
+    packages = pins.read()["packages"]
+    assert torches.replaced(packages["torch"]) == {name: packages[name] for name in ("torch", "torchvision")}
+    assert environment.venv_with(packages["torch"]) == Venv(environment.VENV)
+
+
+def test_what_runs_under_another_torch_starts_commands_under_it(monkeypatch, tmp_path):
+    (tmp_path / "torch-2.7.1").mkdir()
+    monkeypatch.setattr(environment, "HOME", tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "torch-2.7.1"))
+    assert environment.venv_with(None) == environment.venv_with("2.7.1")
+    assert environment.venv_with(None).inside() and not environment.venv_with("2.9.1").inside()
+
+
+def test_an_environment_of_other_versions_is_not_taken_for_this(tmp_path):
+    venv, other = Venv(tmp_path, {"torch": "2.7.1"}), Venv(tmp_path, {"torch": "2.9.1"})
+    venv.python.parent.mkdir()
+    venv.python.touch()
+    assert not venv.has("packages") and not venv.was_complete()
+    venv.mark("packages")
+    assert venv.has("packages") and not venv.has("sweep") and not other.has("packages") and other.was_complete()
+    venv.unmark()
+    assert not venv.has("packages") and not venv.was_complete()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_every_pin_has_a_wheel_for_every_python(tmp_path, version):
-    sections = set(environment.read_pins().sections()) - {"host", "recipe"}  # the recipe's are for 3.11 and later
-    wanted = {package for section in sections for package in environment.pinned(section)}
+    venv = environment.venv_with(None)
+    sections = set(pins.read().sections()) - {"host", "recipe"}  # the recipe's are for 3.11 and later
+    wanted = {package for section in sections for package in venv.packages(section)}
     asked = ["install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(tmp_path)]
     wheels = ["--only-binary", ":all:", "--python-version", version, *sorted(wanted)]
-    done = subprocess.run([*environment.pip(), *asked, *wheels], capture_output=True, text=True, timeout=250)
+    done = subprocess.run([*venv.pip, *asked, *wheels], capture_output=True, text=True, timeout=250)
     assert not done.returncode, done.stderr[-1000:]
 
 

@@ -23,8 +23,10 @@ def test_the_sources_pass(check):
     assert not complaints(check, REPOSITORY)
 
 
-def test_a_clone_may_have_any_name(tmp_path):
-    clone = tmp_path / "unguide-1.0.0"  # as GitHub's archives unpack
+# as README says, as GitHub's archives unpack, as the tools' package, and as what the sources import is called
+@pytest.mark.parametrize("name", ["unguide", "unguide-1.0.0", "dev", "torch"])
+def test_a_clone_may_have_any_name(tmp_path, name):
+    clone = tmp_path / name
     shutil.copytree(REPOSITORY, clone, ignore=shutil.ignore_patterns(".*", "output"))
     assert not complaints("ruff check", clone) + complaints("pytest tests/test_equations.py", clone)
 
