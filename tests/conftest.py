@@ -1,4 +1,4 @@
-"""A real host in this process, on the device of `dev test --device`; the pack as the host loads it; the embedded model."""
+"""A real host in this process, on the device of `dev test`; the pack as the host loads it; the embedded model."""
 
 import os
 import sys

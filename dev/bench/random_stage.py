@@ -1,4 +1,4 @@
-"""A Stage on a model of random weights: a LoRA of random pairs, and prompts of which its gate takes one for the concept.
+"""A Stage on a model of random weights: a LoRA of random pairs, whose gate takes one of two prompts for the concept.
 
 For time and memory, not for pictures.
 """
@@ -12,7 +12,7 @@ from dev.families.tiny import RandomModel
 
 RANK, STRENGTH, STEPS = 4, 0.01, 10
 HIGH = (0.9, 0.905, 0.91)
-"""What everyday prompts are said to score: so high, as to a random model all prompts are much alike. The target has 1."""
+"""What everyday prompts are said to score, of the target's 1: to a random model all prompts are much alike."""
 
 
 def new_stage(it: RandomModel, size: int, dtype: torch.dtype, **made) -> Stage:

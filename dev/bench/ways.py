@@ -159,7 +159,7 @@ WAYS: dict[str, tuple[Callable, str]] = {
 def costs(
     it: Stage, steps: int, batch: int, rounds: int, some: Collection[str] = tuple(WAYS)
 ) -> dict[str, dict[str, float]]:
-    """Way -> evaluations and wall time as ratios to plain sampling, and seconds; the ways take turns, the median counts.
+    """Way -> evaluations and wall time as ratios to plain sampling, and seconds; by turns, the median counts.
 
     `some`: which ways, plain sampling among them.
     """

@@ -148,7 +148,8 @@ TINY = (
     RandomModel("SD 2.x", "SD20", unet(1, 1, WIDTH, **LINEAR)),
     RandomModel("SD 2.x, v", "SD20", unet(1, 1, WIDTH, **LINEAR), v_prediction=True),
     RandomModel("SDXL", "SDXL", unet(2, 2, WIDTH, adm_in_channels=1536 + WIDTH, **SDXL), extras=pooled(WIDTH)),
-    RandomModel("SDXL refiner", "SDXLRefiner", unet(2, 2, WIDTH, adm_in_channels=1280 + WIDTH, **SDXL), extras=pooled(WIDTH)),
+    RandomModel("SDXL refiner", "SDXLRefiner", unet(2, 2, WIDTH, adm_in_channels=1280 + WIDTH, **SDXL),
+                extras=pooled(WIDTH)),
     RandomModel("SSD-1B", "SSD1B", unet(1, 0, WIDTH, adm_in_channels=1536 + WIDTH, **SDXL), extras=pooled(WIDTH)),
     RandomModel("SD3", "SD3", sd3(qkv_bias=True), extras=pooled(WIDTH)),
     RandomModel("SD3.5", "SD3", sd3(qk_norm="rms", x_block_self_attn_layers=[0]), extras=pooled(WIDTH)),
@@ -162,8 +163,8 @@ TINY = (
         **{key: value for key, value in flux(image_model="chroma", in_channels=64, out_channels=64).items()
            if key != "vec_in_dim"}, "in_dim": 64, "out_dim": 64, "hidden_dim": 64, "n_layers": 2,
     }, extras=no_pooled),
-    RandomModel("AuraFlow", "AuraFlow", {"dim": 128, "n_layers": 3, "n_double_layers": 2, "n_heads": 2, "global_conddim": 128,
-                                  "cond_seq_dim": WIDTH, "max_seq": 256}),
+    RandomModel("AuraFlow", "AuraFlow", {"dim": 128, "n_layers": 3, "n_double_layers": 2, "n_heads": 2,
+                                         "global_conddim": 128, "cond_seq_dim": WIDTH, "max_seq": 256}),
     RandomModel("PixArt alpha", "PixArtAlpha", {
         "image_model": "pixart_alpha", "input_size": 64, "hidden_size": 72, "depth": 2, "num_heads": 2,
         "caption_channels": WIDTH, "model_max_length": 7, "micro_condition": True, "pe_interpolation": 1,
