@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import torch
@@ -9,8 +10,9 @@ import torch
 from dev.gpu.child import Asked, Tell
 from dev.gpu.subjects import attempted, stage_of, start
 
+KINDS = ("plain", "unrelated", "erased")
 COUNTED, FAST = "eager", "inductor"  # backends: one that makes no code is enough to count compilations
-STEPS = 4
+STEPS = 3
 
 
 def measure(asked: Asked, tell: Tell) -> None:
@@ -19,37 +21,33 @@ def measure(asked: Asked, tell: Tell) -> None:
     with torch.inference_mode():
         stage = stage_of(asked, device)
         stage.model.model.diffusion_model._forward_pre_hooks.clear()  # the stage's counter: it would be compiled, too
-        plain = drawings(stage, stage.model)
-        tell(uncompiled_seconds={name: seconds for name, (_, seconds) in plain.items()})
-        found = attempted(lambda: compiled(stage, COUNTED, plain), device)
-        tell(**{COUNTED: found})
-        if "failed" not in found:
-            tell(figures={"compilations": found["compilations"]})
-        if not asked.small:
-            tell(**{FAST: attempted(lambda: compiled(stage, FAST, plain), device)})
+        plain = {kind: drawn(stage, stage.model, kind) for kind in KINDS}
+        for backend in (COUNTED,) if asked.small else (COUNTED, FAST):
+            found = attempted(functools.partial(compiled, stage, backend, plain, tell), device)
+            tell(**{backend: found})
+            if backend == COUNTED and "failed" not in found:
+                tell(figures={"compilations": found["erased"]["compilations"]})
 
 
-def drawings(stage, model) -> dict[str, tuple[torch.Tensor, float]]:
-    """Plain, unrelated and erased pictures by MODEL with the stage's LoRA, and the seconds of a second time."""
+def drawn(stage, model, kind: str) -> tuple[torch.Tensor, float]:
+    """A picture of a kind by MODEL with the stage's LoRA, and the seconds that it takes a second time."""
     from unguide.unguide_ops.steering import SteeringSettings
     from unguide.unguide_ops.unguidance import unguide
 
     from dev.bench.ways import ERASED, UNRELATED, synchronise
 
-    guided = unguide(model, stage.lora, SteeringSettings())
-    found = {}
-    for name, its, prompt in (("plain", model, UNRELATED), (UNRELATED, guided, UNRELATED), (ERASED, guided, ERASED)):
-        stage.draw(its, prompt, STEPS, 1)
-        synchronise(model.load_device)
-        began = time.perf_counter()
-        found[name] = stage.draw(its, prompt, STEPS, 1), 0.0
-        synchronise(model.load_device)
-        found[name] = found[name][0], round(time.perf_counter() - began, 4)
-    return found
+    its = model if kind == "plain" else unguide(model, stage.lora, SteeringSettings())
+    prompt = ERASED if kind == "erased" else UNRELATED
+    stage.draw(its, prompt, STEPS, 1)
+    synchronise(model.load_device)
+    began = time.perf_counter()
+    picture = stage.draw(its, prompt, STEPS, 1)
+    synchronise(model.load_device)
+    return picture, time.perf_counter() - began
 
 
-def compiled(stage, backend: str, plain: dict) -> dict:
-    """The same drawn by the compiled model: compilations, relative errors, and seconds as ratios to `plain`."""
+def compiled(stage, backend: str, plain: dict, tell: Tell) -> dict:
+    """What becomes of each kind by the compiled model, told at once: compilations so far, relative error, seconds."""
     import torch._dynamo
     from comfy_api.torch_helpers import set_torch_compile_wrapper
     from torch._dynamo.utils import counters
@@ -60,11 +58,15 @@ def compiled(stage, backend: str, plain: dict) -> dict:
     counters.clear()
     model = stage.model.clone()
     set_torch_compile_wrapper(model, backend=backend)
-    began = time.perf_counter()
-    found = drawings(stage, model)
-    return {
-        "compilations": counters["stats"]["unique_graphs"],
-        "seconds_in_all": round(time.perf_counter() - began, 2),
-        "errors": {name: relative_error(its, plain[name][0]) for name, (its, _) in found.items()},
-        "wall": {name: round(seconds / plain[name][1], 4) for name, (_, seconds) in found.items()},
-    }
+    found = {}
+    for kind, (expected, uncompiled) in plain.items():
+        began = time.perf_counter()
+        picture, seconds = drawn(stage, model, kind)
+        found[kind] = {
+            "compilations": counters["stats"]["unique_graphs"],
+            "error": relative_error(picture, expected),
+            "seconds_with_compiling": round(time.perf_counter() - began, 2),
+            "seconds": round(seconds, 4), "uncompiled_seconds": round(uncompiled, 4),
+        }  # fmt: skip
+        tell(**{backend: found})
+    return found

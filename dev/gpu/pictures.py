@@ -32,12 +32,10 @@ def measure(asked: Asked, tell: Tell) -> None:
             tell(figures={f"{name}_train_seconds": found["seconds"], f"{name}_train_peak_gib": found["peak_gib"]})
         tell(calibrating=attempted(lambda: calibrated(asked, stage), device))
         tell(**{"training, with checkpointing": attempted(lambda: trained(asked, stage, True), device)})
-        tell(**{f"{USUAL} steps, batch {MANY}": times(stage, USUAL, MANY, 1)})
-        tell(**{f"{SHORT} steps": times(stage, SHORT, 1, 1 if asked.small else ROUNDS)})
-        if not asked.small:
-            tell(**{f"memory, batch {MANY}": {way: peak_of(stage, way, MANY) for way in OURS}})
-            for steps, batch in ((LONG, 1), (SHORT, MANY), (LONG, MANY)):
-                tell(**{f"{steps} steps, batch {batch}": times(stage, steps, batch, 1)})
+        tell(**{f"memory, batch {MANY}": {way: peak_of(stage, way, MANY) for way in OURS}})
+        others = ((USUAL, MANY), (SHORT, 1), (LONG, 1), (SHORT, MANY), (LONG, MANY))
+        for steps, batch in () if asked.small else others:
+            tell(**{f"{steps} steps, batch {batch}": times(stage, steps, batch, 1)})
 
 
 def times(stage, steps: int, batch: int, rounds: int) -> dict:
