@@ -15,6 +15,7 @@ COMMANDS = {
     "test": "run the tests against a real ComfyUI",
     "serve": "start ComfyUI with the pack, to use in a browser",
     "bench": "measure the embedded model, its judges, and the method on it",
+    "gpu": "measure all that only a GPU can tell, in eight minutes; or pack what a machine without a network needs",
     "sweep": "draw a list of prompts by LoRAs and modes; goes on where it was stopped",
     "evaluate": "measure pictures that are there: accuracies, CLIP score, nudity, FID",
     "workflows": "write the workflows that ship, run each, and make its pictures",
@@ -84,6 +85,8 @@ def main(arguments):
 
     module, options = parse(arguments)
     try:
+        if getattr(module, "stands_alone", lambda options: False)(options):
+            return module.run(options)
         try:
             venv = environment.venv_with(options.torch)
             options.host = environment.prepare(venv, options.host, getattr(module, "NEEDS", ()))

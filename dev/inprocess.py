@@ -6,18 +6,27 @@ import importlib.util
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from dev import device
 from dev.environment import HOST, PACK_NAME, ROOT, make_base
 
 
-def start_host(host: Path = HOST, base: Path | None = None, device: str = "cpu") -> None:
-    """Make the ComfyUI in `host` importable, with its data in `base`; does nothing the second time."""
+def start_host(
+    host: Path = HOST, base: Path | None = None, where: str | None = None, flags: Sequence[str] = ()
+) -> None:
+    """Make the ComfyUI in `host` importable, with its data in `base`; does nothing the second time.
+
+    Its models run on `where`: "cpu", anything else is the GPU that it finds; by default on the chosen device. `flags`
+    are further arguments of its main.py, such as --lowvram.
+    """
     if str(host) in sys.path:
         return
     sys.path.insert(0, str(host))
     chosen = ["--base-directory", str(base)] if base else []
-    arguments, sys.argv = sys.argv, ["main.py", *(["--cpu"] if device == "cpu" else []), *chosen]
+    on_cpu = (where or device.chosen()) == device.CPU
+    arguments, sys.argv = sys.argv, ["main.py", *(["--cpu"] if on_cpu else []), *chosen, *flags]
     try:
         import comfy.options
 
@@ -30,11 +39,11 @@ def start_host(host: Path = HOST, base: Path | None = None, device: str = "cpu")
 
 
 @functools.cache
-def start_scratch_host(host: Path = HOST) -> None:
-    """The same with the pack, and with data of its own that is gone when this process ends."""
+def start_scratch_host(host: Path = HOST, flags: tuple[str, ...] = ()) -> None:
+    """The same on the chosen device with the pack, and with data of its own that is gone when this process ends."""
     base = Path(tempfile.mkdtemp(prefix="unguide-"))
     atexit.register(shutil.rmtree, base, ignore_errors=True)
-    start_host(host, make_base(base))
+    start_host(host, make_base(base), flags=flags)
     load_pack()
 
 

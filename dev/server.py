@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dev.device import CPU, chosen
 from dev.stages import DevError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -31,8 +32,9 @@ class PortTakenError(DevError):
 class HostServer:
     """ComfyUI in `host`, with its data in `base`, on `port` (0: any free one), as a context manager.
 
-    `device` is `cpu` or `gpu`; `args` are further arguments of main.py; `python` has the host's packages. The
-    output goes to `log`, by default `base`/host.log. `url` is valid inside the context.
+    `device` is `cpu` or `gpu`, by default the chosen one (dev/device.py); `args` are further arguments of main.py;
+    `python` has the host's packages. The output goes to `log`, by default `base`/host.log. `url` is valid inside the
+    context.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class HostServer:
         base: Path | str,
         *,
         port: int = 0,
-        device: str = "cpu",
+        device: str | None = None,
         args: Sequence[str] = (),
         python: str = sys.executable,
         log: Path | None = None,
@@ -54,7 +56,7 @@ class HostServer:
             args,
             python,
         )
-        self.wanted_port, self.device, self.timeout = port, device, timeout
+        self.wanted_port, self.device, self.timeout = port, device or chosen(), timeout
         self.log = log or self.base / "host.log"
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
@@ -101,7 +103,7 @@ class HostServer:
     def _arguments(self) -> list[str]:
         database = f"sqlite:///{self.base.as_posix()}/user/comfyui.db"
         fixed = ["--base-directory", str(self.base), "--port", str(self.port), "--database-url", database]
-        device = ["--cpu"] if self.device == "cpu" else []
+        device = ["--cpu"] if self.device == CPU else []
         return [*fixed, "--disable-auto-launch", *device, *self.args]
 
     def _wait_until_ready(self) -> None:

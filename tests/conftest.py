@@ -1,4 +1,4 @@
-"""A real host in this process, the pack loaded as the host loads it, and the embedded model."""
+"""A real host in this process, on the device of `dev test`; the pack as the host loads it; the embedded model."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers
+from precision import compute_in_full_precision  # noqa: E402
 from real_host import HOST, REPOSITORY  # noqa: E402
 
 sys.path.append(str(REPOSITORY))
@@ -26,6 +27,7 @@ hypothesis.settings.load_profile("ours")
 if not (HOST / "main.py").is_file():
     pytest.exit(f"No ComfyUI in {HOST}: run `python dev test`, which sets one up.", returncode=2)
 start_scratch_host(HOST)
+compute_in_full_precision()
 
 import nodes  # noqa: E402
 import torch  # noqa: E402

@@ -14,6 +14,7 @@ from comfy_extras.nodes_model_merging import ModelMergeSimple
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from control_nets import control_net_of
+from precision import ADAPTIVE, CLOSE
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import host
 from unguide.unguide_ops.steering import SteeringSettings
@@ -21,8 +22,6 @@ from unguide.unguide_ops.unguidance import unguide
 
 from dev.bench.two_copies import blend, merge, relative_error
 
-CLOSE = 1e-4
-ADAPTIVE = 1e-2  # a sampler that chooses its steps by its own error: rounding moves them
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 
 

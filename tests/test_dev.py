@@ -9,7 +9,7 @@ import sys
 import pytest
 from real_host import REPOSITORY
 
-from dev import environment, hostfiles, pins, stages, torches
+from dev import device, environment, hostfiles, pins, stages, torches
 from dev.stages import DevError
 from dev.venv import Venv
 
@@ -40,6 +40,19 @@ def test_a_port_that_is_none():
 def test_a_folder_that_is_no_comfyui(tmp_path):
     code, said = run_dev("test", "--host", str(tmp_path))
     assert code == 2 and said.endswith("is not a ComfyUI folder: name the one that holds its main.py.")
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine that has one
+    code, said = run_dev("test", "--device", "cuda")
+    assert code == 2 and said.startswith("error: `--device cuda` needs an NVIDIA GPU, and torch ")
+    assert said.endswith("or leave `--device` out to use the CPU.") and "\n" not in said
+
+
+def test_a_device_that_is_none(monkeypatch):
+    monkeypatch.setenv(device.VARIABLE, "tpu")
+    with pytest.raises(DevError, match="UNGUIDE_DEVICE is 'tpu': set it to cpu or cuda"):
+        device.chosen()
 
 
 def test_a_concept_that_is_not_there():

@@ -3,6 +3,8 @@
 import comfy.utils
 import pytest
 import torch
+from diffusers_terms import network_of
+from precision import CLOSE
 from unguide.unguide_ops import files, host
 from unguide.unguide_ops.fitting import branch_of
 
@@ -83,7 +85,7 @@ def weights_of(proof, names) -> dict[str, torch.Tensor]:
 
 
 def ours_with_the_lora(proof, *args, **kwargs):
-    network = host.diffusion_model(proof.model)
+    network = network_of(proof.model)
     branch = branch_of(proof.model, proof.lora)
     with branch.attached(network), branch.on():
         return network(*args, **kwargs)
@@ -94,19 +96,21 @@ def test_a_unet_draws_the_same(tmp_path, name, kind):
     unet, proof = diffusers.UNet2DConditionModel(**UNET, **UNETS[kind]), Proof(BY_NAME[name])
     weights = weights_of(proof, comfy.utils.unet_to_diffusers(proof.model.model.model_config.unet_config))
     unet.load_state_dict({key.replace("class_embedding", "add_embedding"): it for key, it in weights.items()})
-    x, t, text = torch.randn(2, 4, 8, 8), torch.tensor([10, 500]), torch.randn(2, 7, WIDTH)
+    where = {"device": proof.model.load_device}
+    unet.to(**where)
+    x, t, text = torch.randn(2, 4, 8, 8, **where), torch.tensor([10, 500], **where), torch.randn(2, 7, WIDTH, **where)
     added, y = None, None
     if name == "SDXL":
-        added = {"text_embeds": torch.randn(2, WIDTH), "time_ids": torch.full((2, 6), 64.0)}
+        added = {"text_embeds": torch.randn(2, WIDTH, **where), "time_ids": torch.full((2, 6), 64.0, **where)}
         y = torch.cat([added["text_embeds"], unet.add_time_proj(added["time_ids"].flatten()).reshape(2, -1)], 1)
 
     def theirs():
         return unet(x, t, encoder_hidden_states=text, added_cond_kwargs=added).sample
 
     plain = theirs()
-    assert relative_error(host.diffusion_model(proof.model)(x, t, context=text, y=y), plain) < 1e-4
+    assert relative_error(network_of(proof.model)(x, t, context=text, y=y), plain) < CLOSE
     load_into(unet, kind, proof, tmp_path)
-    assert relative_error(ours_with_the_lora(proof, x, t, context=text, y=y), theirs()) < 1e-4
+    assert relative_error(ours_with_the_lora(proof, x, t, context=text, y=y), theirs()) < CLOSE
     assert relative_error(theirs(), plain) > 1e-3
 
 
@@ -114,16 +118,19 @@ def test_sd3_draws_the_same(tmp_path):
     network, proof = diffusers.SD3Transformer2DModel(**SD3), Proof(BY_NAME["SD3"])
     names = comfy.utils.mmdit_to_diffusers(proof.model.model.model_config.unet_config)
     network.load_state_dict(weights_of(proof, names))
-    x, text, pooled = torch.randn(1, 16, 8, 8), torch.randn(1, 7, WIDTH), torch.randn(1, WIDTH)
-    t = torch.tensor([500.0])
+    network.to(proof.model.load_device)
+    x, text, pooled, t = (
+        it.to(proof.model.load_device)
+        for it in (torch.randn(1, 16, 8, 8), torch.randn(1, 7, WIDTH), torch.randn(1, WIDTH), torch.tensor([500.0]))
+    )
 
     def theirs():
         return network(hidden_states=x, encoder_hidden_states=text, pooled_projections=pooled, timestep=t).sample
 
     plain = theirs()
-    assert relative_error(host.diffusion_model(proof.model)(x, t, context=text, y=pooled), plain) < 1e-4
+    assert relative_error(network_of(proof.model)(x, t, context=text, y=pooled), plain) < CLOSE
     load_into(network, "StableDiffusion3", proof, tmp_path)
-    assert relative_error(ours_with_the_lora(proof, x, t, context=text, y=pooled), theirs()) < 1e-4
+    assert relative_error(ours_with_the_lora(proof, x, t, context=text, y=pooled), theirs()) < CLOSE
     assert relative_error(theirs(), plain) > 1e-3
 
 

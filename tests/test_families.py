@@ -8,6 +8,7 @@ import comfy.supported_models
 import pytest
 import torch
 from moving import leave_in_main_memory
+from precision import CLOSE
 from unguide.unguide_ops import host, targets
 from unguide.unguide_ops.lora import Place
 from unguide.unguide_ops.steering import SteeringSettings
@@ -40,13 +41,13 @@ def test_it_learns_and_only_the_lora_moves(proof):
 
 
 def test_unguidance_equals_two_merged_copies(proof):
-    assert proof.error_against_copies() < 1e-4 and proof.effect() > 1e-3
+    assert proof.error_against_copies() < CLOSE and proof.effect() > 1e-3
     assert torch.equal(proof.draw(proof.steered(w=1.0)), proof.draw(proof.model)) and proof.is_untouched()
 
 
 def test_the_stock_loader_reads_every_key_and_draws_what_we_draw_at_w_0(proof, tmp_path):
     error, unused = proof.error_against_the_stock_loader(tmp_path / "it.safetensors")
-    assert unused == 0 and error < 1e-4
+    assert unused == 0 and error < CLOSE
 
 
 def test_the_gate_measures_the_target_and_others(proof):
@@ -77,7 +78,7 @@ def test_checkpointing_and_resuming_are_the_same_training(tiny):
     proof = Proof(tiny, iterations=1)
     more = train(proof.model, proof.concept, dataclasses.replace(proof.settings, learning_rate=1e-9), resume=once)
     for name, pair in once.pairs.items():
-        assert relative_error(more.lora.pairs[name].up, pair.up) < 1e-4, name
+        assert relative_error(more.lora.pairs[name].up, pair.up) < CLOSE, name
 
 
 @pytest.mark.parametrize(("name", "distilled"), [("Flux dev", True), ("Flux 2", True), ("Chroma", False)])

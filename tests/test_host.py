@@ -218,7 +218,7 @@ def test_predictions_are_x0_and_rows_may_differ_in_prompt_and_noise_level(look):
     """live.LiveModel: joined conds (`_copy_with`, `concat`) and a level for each row give what each gives alone."""
 
     def body(guider, options, x):
-        (cat,), (dog,), sigmas = guider.conds[CAT], guider.conds[DOG], torch.tensor([10.0, 2.0])
+        (cat,), (dog,), sigmas = guider.conds[CAT], guider.conds[DOG], x.new_tensor([10.0, 2.0])
         both = {name: it._copy_with(it.concat([dog["model_conds"][name]])) for name, it in cat["model_conds"].items()}
         conds = [[{**cat, "model_conds": both}]]
         (together,) = comfy.samplers.calc_cond_batch(guider.inner_model, conds, x, sigmas, options)
@@ -266,8 +266,8 @@ def test_gradients_pass_through_rotary_embeddings(model, encode):
     """live.session, to train on Flux and its kin: the host's kernels have gradients, or are left out in training."""
 
     def body(live):
-        q, k = (torch.randn(1, 2, 6, 8, requires_grad=True) for _ in range(2))
-        turned = comfy.ldm.flux.math.rope(torch.arange(6.0)[None], 8, 10000).unsqueeze(1)
+        q, k = (torch.randn(1, 2, 6, 8, device=live.device, requires_grad=True) for _ in range(2))
+        turned = comfy.ldm.flux.math.rope(torch.arange(6.0, device=live.device)[None], 8, 10000).unsqueeze(1)
         sum(it.sum() for it in comfy.ldm.flux.math.apply_rope(q, k, turned)).backward()
         return q.grad
 
@@ -344,13 +344,17 @@ def test_layers_are_called_as_modules(look):
 def test_a_weight_that_is_patched_is_kept(model):
     """layers.fingerprint: the model's own weight stands in `backup`, for all clones."""
     key = f"diffusion_model.{LAYER}.weight"
-    own = model.model.state_dict()[key].clone()
+
+    def now():
+        return model.model.state_dict()[key].clone().cpu()
+
+    own = now()
     patched = model.clone()
     patched.add_patches({key: ("diff", (torch.ones_like(own),))})
     comfy.model_management.load_models_gpu([patched])
-    now, kept = model.model.state_dict()[key].clone(), model.backup[key].weight.clone()
+    changed, kept = now(), model.backup[key].weight.clone().cpu()
     comfy.model_management.load_models_gpu([model])
-    assert kept.equal(own) and now.allclose(own + 1) and model.model.state_dict()[key].equal(own)
+    assert kept.equal(own) and changed.allclose(own + 1) and now().equal(own)
 
 
 def test_a_layer_left_in_main_memory_is_patched_when_it_computes(model):

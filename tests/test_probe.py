@@ -5,7 +5,7 @@ import dataclasses
 import comfy.model_management
 import pytest
 import torch
-from diffusers_terms import ddim_in_diffusers_terms
+from diffusers_terms import ddim_in_diffusers_terms, network_of
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import figures, files, gate, host
 from unguide.unguide_ops.calibrate import calibrate
@@ -22,11 +22,11 @@ def encode_with(clip):
 
 
 def merged_with(lora, model):
-    """A second diffusion model with the LoRA in its weights."""
+    """A second diffusion model with the LoRA in its weights, on the device of the first."""
     merged = load_demo_model()[0].model.diffusion_model
     for name, pair in lora.pairs.items():
         merged.get_submodule(host.places(model)[name].path).weight.data += pair.alpha * pair.up @ pair.down
-    return merged
+    return merged.to(model.load_device)
 
 
 def test_paper_mode_is_the_published_procedure(model, clip, lora):
@@ -36,8 +36,9 @@ def test_paper_mode_is_the_published_procedure(model, clip, lora):
     def score(prompt, seed):
         noise = torch.randn(1, 24, 8, 8, generator=torch.Generator().manual_seed(seed))
         cond, uncond = host.encode(clip, prompt)[0][0], host.encode(clip, "")[0][0]
-        unet = model.model.diffusion_model
+        unet = network_of(model)
         x, t = ddim_in_diffusers_terms(unet, noise, cond, uncond, cfg=7.5, steps=50, stop=10)
+        cond = cond.to(x)
         return (merged(x, t, context=cond) - unet(x, t, context=cond)).norm().item()
 
     found = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, seed=7, **SMALL))
@@ -64,11 +65,12 @@ def test_calibrated_mode_finds_every_name_and_spares_other_classes(model, clip, 
 def test_the_response_is_the_definition_written_out(model, clip, trained):
     """At pure noise, with a second model that has the LoRA merged."""
     merged = merged_with(trained, model)
-    x = torch.randn(1, 24, 8, 8, generator=torch.Generator().manual_seed(0))
-    t = torch.tensor([999.0])
+    x = torch.randn(1, 24, 8, 8, generator=torch.Generator().manual_seed(0)).to(model.load_device)
+    t = x.new_tensor([999.0])
 
     def change(context):
-        return (merged(x, t, context=context) - model.model.diffusion_model(x, t, context=context)).flatten()
+        context = context.to(x)
+        return (merged(x, t, context=context) - network_of(model)(x, t, context=context)).flatten()
 
     target = host.unpack_conditioning(trained.target_prompt)[0][0]
     ours, goal = change(host.encode(clip, DOG)[0][0]), change(target)

@@ -17,6 +17,7 @@ from comfy.context_windows import (
 )
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from precision import CLOSE
 from unguide.nodes.sampling import UnGuidanceGuider, UnGuidanceKSampler, weight
 from unguide.unguide_ops import host
 from unguide.unguide_ops.calibration import Level
@@ -27,7 +28,6 @@ from unguide.unguide_ops.unguidance import unguide
 from dev.bench.two_copies import relative_error
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
-CLOSE = 1e-4
 
 
 def gated(model, lora, **settings):

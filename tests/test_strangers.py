@@ -14,6 +14,7 @@ from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
+from dev import device
 from dev.reliability import child, fuzz, parsers, seeds, strangers
 from dev.reliability.hostile.making import written
 from dev.reliability.hostile.pickled import Payload
@@ -22,7 +23,10 @@ from dev.sweep.ledger import Drawn, Ledger
 from dev.sweep.plan import Plan, Settings
 from dev.sweep.report import write_report
 
-forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="each file is opened in a forked process")
+forking = pytest.mark.skipif(
+    not hasattr(os, "fork") or device.chosen() != device.CPU,
+    reason="each file is opened in a forked process, which cannot use the GPU of the one that it comes of",
+)
 
 
 @forking

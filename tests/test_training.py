@@ -9,7 +9,7 @@ import comfy.model_management
 import comfy.patcher_extension
 import pytest
 import torch
-from diffusers_terms import ddim_in_diffusers_terms
+from diffusers_terms import ddim_in_diffusers_terms, network_of
 from real_host import REPOSITORY
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import checkpointing, files, host, settings, training
@@ -69,7 +69,7 @@ def test_every_row_has_its_own_prompt_and_noise_level(model, concept):
 
     def body(live, latents, sigmas):
         rows = [0, 1, 1]
-        together = live.row_predictions(latents[rows], torch.tensor(sigmas)[rows], prompts)
+        together = live.row_predictions(latents[rows], latents.new_tensor(sigmas)[rows], prompts)
         alone = [
             live.predictions(latents[i : i + 1], sigmas[i], prompt)[0] for i, prompt in zip(rows, prompts, strict=True)
         ]
@@ -255,7 +255,7 @@ def test_the_latents_trained_on_are_those_of_ddim(model, clip, concept):
 
     z = host.session(model, concept.prompts, latent, body)
     cond, uncond = host.encode(clip, target)[0][0], host.encode(clip, "")[0][0]
-    expected, _ = ddim_in_diffusers_terms(model.model.diffusion_model, noise, cond, uncond, 7.5, 5, stop)
+    expected, _ = ddim_in_diffusers_terms(network_of(model), noise, cond, uncond, 7.5, 5, stop)
     torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-4)
 
 

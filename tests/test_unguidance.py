@@ -6,6 +6,7 @@ import torch
 from bypassing import bypass
 from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP
+from precision import CLOSE
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import host
 from unguide.unguide_ops.lora import ConceptLoRA
@@ -26,7 +27,7 @@ def merged(lora):
 def test_blend_equals_two_merged_copies(model, merged, lora, sample, w):
     """With every sampler, and all else that composes: see test_composition."""
     ours = sample(unguide(model, lora, SteeringSettings(w=w, sides="cond and uncond", eta=1.0)), cfg=3.0)
-    assert relative_error(ours, sample(blend(model, (merged, w)), cfg=3.0)) < 1e-4
+    assert relative_error(ours, sample(blend(model, (merged, w)), cfg=3.0)) < CLOSE
     assert relative_error(ours, sample(model, cfg=3.0)) > 0.01
 
 
@@ -52,7 +53,7 @@ def test_w_0_is_the_lora_s_prompt_against_the_base_s_negative_one(model, lora, s
     copies = model.clone()
     copies.set_model_sampler_calc_cond_batch_function(apart)
     ours = sample(unguide(model, lora, SteeringSettings(w=0.0)), negative="blurred")
-    assert relative_error(ours, sample(copies, negative="blurred")) < 1e-4
+    assert relative_error(ours, sample(copies, negative="blurred")) < CLOSE
     assert relative_error(ours, sample(unguide(model, lora, SteeringSettings(w=0.0, sides="cond and uncond")),
                                        negative="blurred")) > 0.01  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from precision import CLOSE
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import host
 
@@ -21,7 +22,7 @@ def stage(model, clip, trained):
 
 @pytest.mark.parametrize("way", [ways.weight_swap, ways.host_hooks, ways.two_copies, ways.both_always])
 def test_every_way_steers_to_the_same_picture(stage, way):
-    assert relative_error(way(stage, ways.ERASED, 4, 2), ways.both_sides(stage, ways.ERASED, 4, 2)) < 1e-4
+    assert relative_error(way(stage, ways.ERASED, 4, 2), ways.both_sides(stage, ways.ERASED, 4, 2)) < CLOSE
 
 
 def test_what_each_way_costs(stage):

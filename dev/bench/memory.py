@@ -17,6 +17,7 @@ import sys
 import torch
 
 from dev.environment import ROOT
+from dev.families.full import SD15
 from dev.inprocess import load_pack, start_host
 
 SIZE = 512
@@ -35,54 +36,11 @@ def _run(case: str) -> str:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
 
 
-def new_stable_diffusion():
-    """The host's SD 1.5 UNet as a MODEL, its weights random: what is measured is memory."""
+def half_on_a_gpu() -> torch.dtype:
+    """What a checkpoint is loaded in: half precision on a GPU, single on a CPU."""
     import comfy.model_management
-    import comfy.model_patcher
-    from comfy.supported_models import SD15
 
-    config = SD15({**SD15.unet_config, "in_channels": 4, "out_channels": 4, "image_size": 32, "model_channels": 320,
-                   "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "num_heads": 8,
-                   "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
-                   "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "legacy": False,
-                   "use_spatial_transformer": True})  # fmt: skip
-    device = comfy.model_management.get_torch_device()
-    config.set_inference_dtype(torch.float16 if device.type == "cuda" else torch.float32, None)
-    model = config.get_model({}, "")
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    offload = comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=offload)
-
-
-def full_size_stage(side: int):
-    """The stage of `ways` with that UNet, latents of side x side, a random LoRA and a gate that takes the target."""
-    from unguide.unguide_ops import host, targets
-    from unguide.unguide_ops.calibration import Calibration, Level
-    from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair, Place
-
-    from dev.bench.ways import ERASED, UNRELATED, Stage
-
-    torch.manual_seed(0)
-    model = new_stable_diffusion()
-    names, generator, pairs = host.file_names(model, "kohya"), torch.Generator().manual_seed(0), {}
-    for path, linear in targets.select(host.diffusion_model(model), targets.CROSS_ATTENTION).linears.items():
-        pair = LowRankPair.create(linear.in_features, linear.out_features, 4, 1.0, generator)
-        pair.up = 0.01 * torch.randn(pair.up.shape, generator=generator)
-        pairs[names[Place(path)]] = pair
-    target = torch.randn(1, 77, 768)
-    prompts = {ERASED: [[target, {}]], UNRELATED: [[-target, {}]], "": [[torch.zeros(1, 77, 768), {}]]}
-    level = Level(sigma=14.6, neutral=(0.0, 0.01, 0.02), preserved=(), target=(1.0,))
-    known = Calibration(
-        base=host.fingerprint(model), width=8 * side, height=8 * side, cfg=7.5, steps=10, levels=(level,)
-    )
-    lora = ConceptLoRA(pairs, target_prompt=host.pack_conditioning(prompts[ERASED]), calibration=known)
-
-    def copy():
-        torch.manual_seed(0)
-        return new_stable_diffusion()
-
-    return Stage(model, lora, prompts, torch.zeros(1, 4, side, side), copy)
+    return torch.float16 if comfy.model_management.get_torch_device().type == "cuda" else torch.float32
 
 
 def run(case: str) -> float:
@@ -94,28 +52,25 @@ def run(case: str) -> float:
     from unguide.unguide_ops.settings import preset
     from unguide.unguide_ops.training import train
 
-    torch.manual_seed(0)
     with torch.inference_mode():
         empty = resident_mib()
         if case in SAMPLING:
             from dev.bench import ways
+            from dev.bench.random_stage import new_stage
 
             draw = dict(zip(SAMPLING, (ways.plain, ways.ours, ways.weight_swap, ways.host_hooks, ways.two_copies),
                             strict=True))[case]  # fmt: skip
-            stage = full_size_stage(SIZE // 8)
+            stage = new_stage(SD15, SIZE, half_on_a_gpu())
             draw(stage, ways.ERASED, 1, 1)
             return peak_mib(stage.model.load_device, empty)
-        model = new_stable_diffusion()
+        model = SD15.model(half_on_a_gpu())
         device = model.load_device
-
-        def encode(prompt: str) -> list:
-            return [[torch.randn(1, 77, 768), {}]]
 
         if case == "inference":
             latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
-            host.ksample(model, 0, 2, 7.5, "euler", "normal", encode("a"), encode(""), latent, 1.0)
+            host.ksample(model, 0, 2, 7.5, "euler", "normal", SD15.prompt("a"), SD15.prompt(""), latent, 1.0)
         else:
-            concept = EncodedConcept.of(Concept(target="a", reference="b", preserve=("c", "d")), encode)
+            concept = EncodedConcept.of(Concept(target="a", reference="b", preserve=("c", "d")), SD15.prompt)
             free = {"width": SIZE, "height": SIZE, "checkpointing": case != "training"}
             least = host.TrainingMemory(1, case != "training")  # whatever this machine has
             host.TrainingMemory.of = lambda *_: least

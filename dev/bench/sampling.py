@@ -11,7 +11,9 @@ from PIL import Image
 from dev.bench import memory, ways
 from dev.bench.forgetting import prompts_of
 from dev.bench.model import mean
+from dev.bench.random_stage import new_stage
 from dev.bench.studio import SIZE, photo, studio
+from dev.families.full import SD15
 from dev.judge import Panel
 
 CLASSES = ("cat", "automobile", "frog", "ship")
@@ -140,7 +142,7 @@ def cost_at_full_size(folder: Path) -> dict:
     threads = torch.get_num_threads()
     torch.set_num_threads(torch.multiprocessing.cpu_count())
     with torch.inference_mode():
-        found = ways.costs(memory.full_size_stage(16), 3, 1, 1)
+        found = ways.costs(new_stage(SD15, 128, memory.half_on_a_gpu()), 3, 1, 1)
     torch.set_num_threads(threads)
     return found
 

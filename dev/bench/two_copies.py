@@ -42,5 +42,6 @@ def blend(model, *copies: tuple):
 
 
 def relative_error(ours, theirs) -> float:
-    """The largest difference, in units of the largest value."""
+    """The largest difference, in units of the largest value; the two may be on different devices."""
+    theirs = theirs.to(ours.device)
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()

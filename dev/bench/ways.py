@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +23,7 @@ class Stage:
     prompts: dict[str, list]  # ERASED, UNRELATED, and "" -> the host's CONDITIONING
     latent: torch.Tensor  # of one picture
     copy: Callable
+    cfg: float = CFG
     evaluations: int = 0
     _copies: dict = field(default_factory=dict)
 
@@ -47,7 +48,7 @@ class Stage:
 
         latent = {"samples": self.latent.expand(batch, *self.latent.shape[1:]).clone()}
         positive, negative = self.prompts[prompt], self.prompts[""]
-        return host.ksample(model, 0, steps, CFG, "euler", "normal", positive, negative, latent, 1.0)["samples"]
+        return host.ksample(model, 0, steps, self.cfg, "euler", "normal", positive, negative, latent, 1.0)["samples"]
 
 
 def plain(it: Stage, prompt: str, steps: int, batch: int):
@@ -155,14 +156,21 @@ WAYS: dict[str, tuple[Callable, str]] = {
 }
 
 
-def costs(it: Stage, steps: int, batch: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Way -> evaluations and wall time, both as ratios to plain sampling; the ways take turns, the median counts."""
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+def costs(
+    it: Stage, steps: int, batch: int, rounds: int, some: Collection[str] = tuple(WAYS)
+) -> dict[str, dict[str, float]]:
+    """Way -> evaluations and wall time as ratios to plain sampling, and seconds; by turns, the median counts.
+
+    `some`: which ways, plain sampling among them.
+    """
+    ways = {way: WAYS[way] for way in some}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     evaluations: dict[str, int] = {}
-    for draw, prompt in WAYS.values():  # warms up
+    for draw, prompt in ways.values():  # warms up
         draw(it, prompt, 1, batch)
+    synchronise(it.model.load_device)
     for _ in range(rounds):
-        for way, (draw, prompt) in WAYS.items():
+        for way, (draw, prompt) in ways.items():
             it.evaluations, began = 0, time.perf_counter()
             draw(it, prompt, steps, batch)
             synchronise(it.model.load_device)
@@ -172,8 +180,9 @@ def costs(it: Stage, steps: int, batch: int, rounds: int) -> dict[str, dict[str,
         way: {
             "evaluations": evaluations[way] / evaluations["plain"],
             "wall": statistics.median(a / b for a, b in zip(seconds[way], seconds["plain"], strict=True)),
+            "seconds": statistics.median(seconds[way]),
         }
-        for way in WAYS
+        for way in ways
     }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from dev.environment import HOME
-from dev.families.tiny import SEED, Tiny, fill, pooled, sd3, unet
+from dev.families.full import SD15
+from dev.families.tiny import SEED, RandomModel, fill, pooled, sd3, unet
 
 DEMO_TEXT = 192  # width of the embedded model's prompts
 SD1_TEXT, WAN_TEXT = 768, 4096
@@ -21,20 +22,16 @@ def sd1(levels: int, **blocks) -> dict:
 
 
 SMALL_FILES = (
-    Tiny("SD 1.x", "SD15", sd1(1, num_res_blocks=[1], transformer_depth=[1], transformer_depth_output=[1, 1]),
+    RandomModel("SD 1.x", "SD15", sd1(1, num_res_blocks=[1], transformer_depth=[1], transformer_depth_output=[1, 1]),
          width=SD1_TEXT),
-    Tiny("SD3", "SD3", sd3(width=DEMO_TEXT, qkv_bias=True), width=DEMO_TEXT, extras=pooled(DEMO_TEXT)),
-    Tiny("Wan 2.1", "WAN21_T2V", {"image_model": "wan2.1", "model_type": "t2v", "dim": 128, "ffn_dim": 128,
+    RandomModel("SD3", "SD3", sd3(width=DEMO_TEXT, qkv_bias=True), width=DEMO_TEXT, extras=pooled(DEMO_TEXT)),
+    RandomModel("Wan 2.1", "WAN21_T2V", {"image_model": "wan2.1", "model_type": "t2v", "dim": 128, "ffn_dim": 128,
                                   "num_heads": 1, "num_layers": 2}, width=WAN_TEXT),
 )  # fmt: skip
 """Those families that the host knows at any depth, or any width, by the shapes in the file alone."""
 
-SD15 = Tiny("SD 1.5", "SD15", sd1(4, num_res_blocks=[2] * 4, transformer_depth=[1] * 6 + [0] * 2,
-                                  transformer_depth_output=[1] * 9 + [0] * 3), width=SD1_TEXT)  # fmt: skip
-"""Of the published size: 860 million weights."""
 
-
-def save_diffusion_model(tiny: Tiny, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_diffusion_model(tiny: RandomModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """A file for the host's UNETLoader."""
     _write({name: it.to(dtype) for name, it in tiny.model().model.diffusion_model.state_dict().items()}, path)
 

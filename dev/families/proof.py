@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dev.bench.two_copies import blend, merge, relative_error
-from dev.families.tiny import Tiny
+from dev.families.tiny import RandomModel
 
 TARGET, REFERENCE, OTHER = "the cat", "the ground", "the dog"
 STEPS, CFG, W = 3, 3.0, -1.0
@@ -19,8 +19,8 @@ STEPS, CFG, W = 3, 3.0, -1.0
 class Proof:
     """One tiny model, and the LoRA that forgets a made-up concept of it."""
 
-    def __init__(self, tiny: Tiny, dtype: torch.dtype = torch.float32, load: Callable | None = None, **training):
-        """`load()` makes the MODEL, anew each time; the tiny one itself unless given."""
+    def __init__(self, tiny: RandomModel, dtype: torch.dtype = torch.float32, load: Callable | None = None, **training):
+        """`load()` makes the MODEL, anew each time; the random one itself unless given."""
         from unguide.unguide_ops import host
         from unguide.unguide_ops.concept import Concept, EncodedConcept
         from unguide.unguide_ops.settings import TrainingSettings
@@ -42,8 +42,8 @@ class Proof:
         self.lora = self.training.lora
 
     def snapshot(self) -> dict[str, torch.Tensor]:
-        """The model's weights as they are now."""
-        return {name: it.clone() for name, it in self.model.model.diffusion_model.state_dict().items()}
+        """Copies of the model's weights as they are now, in main memory, wherever the model is."""
+        return {name: it.to("cpu", copy=True) for name, it in self.model.model.diffusion_model.state_dict().items()}
 
     def is_untouched(self) -> bool:
         """Whether the model's weights and forwards are what they were before the training."""

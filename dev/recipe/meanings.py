@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from dev.device import CPU
 from dev.inprocess import start_host
 from dev.recipe import text_corpus, text_teacher
 from dev.recipe.captions import plural
@@ -147,7 +148,7 @@ def off_diagonal(cosines: torch.Tensor) -> float:
 
 def host_difference(folder: Path, prompts: list[str]) -> float:
     """Largest difference between these outputs and those of the host's class, loaded as the pack loads it."""
-    start_host()
+    start_host(where=CPU)  # so that it can be made again, bit for bit
     import demo_model
 
     encoder = TextEncoder(folder)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.nn.functional import mse_loss
 
+from dev.device import CPU
 from dev.inprocess import start_host
 from dev.stages import duration
 
@@ -62,7 +63,7 @@ def _train(rank: int, folder: Path, pool_size: int, seed: int) -> None:
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # or steps take seconds
-    start_host()
+    start_host(where=CPU)  # so that it can be made again, bit for bit
     dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
     with torch.inference_mode():
         pool = make_pool(folder, pool_size // PROCESSES, seed * PROCESSES + rank, quiet=rank > 0)

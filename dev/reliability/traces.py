@@ -40,7 +40,9 @@ class Traces:
             found[f"hooks of {name}"] = (len(module._forward_hooks), len(module._forward_pre_hooks),
                                          len(module._backward_hooks))  # fmt: skip
         for name, weight in network.named_parameters():
-            found[f"weight {name}"] = (id(weight), weight.data_ptr(), tuple(weight.shape), weight.dtype)
+            stays = self._model.load_device.type == "cpu"  # to a GPU and back the host moves weights as it likes
+            place = weight.data_ptr() if stays else None
+            found[f"weight {name}"] = (id(weight), place, tuple(weight.shape), weight.dtype)
             found[f"gradients of {name}"] = (weight.requires_grad, weight.grad)
         return found
 
@@ -53,11 +55,11 @@ def _shape(it) -> object:
 
 
 def bits_of(model) -> dict[str, torch.Tensor]:
-    """Copies of all weights of a MODEL."""
-    return {name: weight.clone() for name, weight in model.model.state_dict().items()}
+    """Copies of all weights of a MODEL, in main memory, wherever the model is."""
+    return {name: weight.to("cpu", copy=True) for name, weight in model.model.state_dict().items()}
 
 
 def changed_bits(model, before: dict[str, torch.Tensor]) -> list[str]:
     """The names of weights that are not those of `bits_of`, in words."""
-    now = model.model.state_dict()
+    now = bits_of(model)
     return [f"the bits of {name} have changed" for name, it in before.items() if not torch.equal(it, now[name])]

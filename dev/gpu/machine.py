@@ -1,0 +1,34 @@
+"""What the machine is."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+from dev.gpu.child import Asked, Tell
+from dev.gpu.subjects import host_folder
+
+
+def measure(asked: Asked, tell: Tell) -> None:
+    """`device` (1: CUDA, 0: the CPU), the card's name and memory, and versions."""
+    cuda = torch.cuda.is_available()
+    tell(
+        figures={"device": int(cuda)},
+        machine={
+            "card": torch.cuda.get_device_name() if cuda else f"none: {platform.processor() or platform.machine()}",
+            "card_gib": round(torch.cuda.mem_get_info()[1] / 2**30, 1) if cuda else None,
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda if cuda else None,
+            "python": platform.python_version(),
+            "host": version_of(host_folder()),
+        },
+    )
+
+
+def version_of(host: Path) -> str:
+    """The ComfyUI's in that folder."""
+    said = re.search(r'__version__ = "([^"]+)"', (host / "comfyui_version.py").read_text(encoding="utf-8"))
+    return said[1] if said else "unknown"

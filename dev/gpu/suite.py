@@ -1,0 +1,79 @@
+"""The tests that need nothing but a host in their own process, on the device."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+
+from dev.environment import ROOT
+from dev.gpu.child import Asked, Tell
+
+LEFT_OUT = {
+    "test_archive": "it builds and installs",
+    "test_browser": "it needs a browser",
+    "test_dev": "it needs the development environment",
+    "test_diffusers": "it needs diffusers",
+    "test_faults": "some of it needs a server",
+    "test_gpu": "it is about this command",
+    "test_help": "no model runs in it",
+    "test_house": "it needs linters, and no device",
+    "test_load": "it needs a server",
+    "test_locales": "no model runs in it",
+    "test_metrics": "it needs open_clip, torchmetrics and NudeNet",
+    "test_offline": "it needs a server",
+    "test_recipe": "no model runs in it",
+    "test_server": "it needs a server",
+    "test_strangers": "it forks, which a GPU does not survive",
+    "test_sweep": "it needs a server and Ray",
+    "test_workflows": "it needs a server",
+}
+"""Test files that are not run, and why; all others are."""
+HANDFUL = ("tests/test_unguidance.py::test_w_1_gives_the_plain_base_picture_bit_for_bit",
+           "tests/test_unguidance.py::test_evaluations_are_counted_and_only_the_needed_are_made",
+           "tests/test_equations.py::test_h0_of_the_published_average")  # fmt: skip
+PROCESSES = 12  # at most: each has a context of its own on the GPU
+PAUSE = 0.5  # seconds between two tellings
+
+
+class Tally:
+    """A pytest plugin that tells how many tests have passed, and which have failed, while they run."""
+
+    def __init__(self, tell: Tell):
+        self.passed, self.skipped, self.failed, self._tell, self._told = 0, 0, [], tell, 0.0
+
+    def pytest_runtest_logreport(self, report) -> None:
+        """A hook of pytest: called for each phase of a test."""
+        if report.failed:
+            self.failed.append(report.nodeid)
+        elif report.skipped:
+            self.skipped += 1
+        elif report.when == "call":
+            self.passed += 1
+        if report.failed or time.monotonic() - self._told > PAUSE:
+            self.say()
+
+    def say(self, **more) -> None:
+        """Tell how it stands."""
+        failed, self._told = list(dict.fromkeys(self.failed)), time.monotonic()
+        self._tell(
+            figures={"suite_failed": len(failed)}, passed=self.passed, skipped=self.skipped, failed=failed, **more
+        )
+
+
+def measure(asked: Asked, tell: Tell) -> None:
+    """Run them, on some cores at once; in small a handful."""
+    import pytest
+
+    files = sorted(path for path in (ROOT / "tests").glob("test_*.py") if path.stem not in LEFT_OUT)
+    tell(left_out={} if asked.small else LEFT_OUT)
+    chosen = HANDFUL if asked.small else [str(path) for path in files]
+    processes = 1 if asked.small else min(os.cpu_count() or 1, PROCESSES)
+    spread = (
+        ["-n", str(processes), "--dist", "worksteal"] if processes > 1 and importlib.util.find_spec("xdist") else []
+    )
+    tally = Tally(tell)
+    code = pytest.main(["-p", "no:cacheprovider", "--tb=short", *spread, *chosen], plugins=[tally])
+    tally.say(complete=int(code) in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    if not tally.passed:
+        raise SystemExit(f"no test has passed (pytest's exit code: {int(code)})")
