@@ -48,6 +48,7 @@ def test_the_authors_files_predict_what_their_formula_says(model, sample, tmp_pa
     torch.save(tensors, tmp_path / "lora.pth")
     imported = import_lora(tmp_path / "lora.pth", host.places(model))
     assert imported.layout == "UnGuide authors" and len(imported.lora.pairs) == len(linears)
+    assert all(name.startswith("lora_unet_") for name in imported.lora.pairs)  # which most loaders read
     before = sample(model)
     ours = drawn_at_w_0(model, imported.lora, sample)
     forwards = {path: layer.forward for path, layer in linears.items()}
@@ -257,6 +258,8 @@ def kinds_for(weight, has_bias):
         }  # fmt: skip
     if kernel:
         found |= {
+            "LoKr, CP": {"lokr_w1": some(2, 2), "lokr_w2_a": some(2, out // 2), "lokr_w2_b": some(2, inputs // 2),
+                         "lokr_t2": some(2, 2, *kernel), **alpha},
             "LoCon, CP": {"lora_down.weight": some(2, inputs, 1, 1), "lora_mid.weight": some(2, 2, *kernel),
                           "lora_up.weight": some(out, 2, 1, 1), **alpha},
             "LoHa, CP": {f"hada_w{i}_{half}": some(2, out if half == "a" else inputs) for i in (1, 2) for half in "ab"}

@@ -20,7 +20,7 @@ def branch_of(model, lora: ConceptLoRA) -> Branch:
 
 def _as_carried(model, lora: ConceptLoRA) -> ConceptLoRA:
     """The same, with no pair for what is no Linear, such as a convolution of 1 x 1, or no layer's own weight."""
-    places, known, network = host.places(model), host.layer_names(model), host.diffusion_model(model)
+    places, known, network = host.places(model), {*host.layer_names(model)}, host.diffusion_model(model)
     pairs, others = {}, {name: dict(its) for name, its in lora.others.items()}
     for name, pair in lora.pairs.items():
         place = places.get(name)

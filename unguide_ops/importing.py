@@ -95,7 +95,9 @@ def _authors(tensors: Mapping[str, torch.Tensor], alpha: float) -> dict[str, Low
 
 def _rename(lora: ConceptLoRA, names: Collection[str], left_out: LeftOut) -> None:
     """Give layers names that the model knows, and leave out what it does not have. Raises ValueError if that is all."""
-    spelt = {_bare(name): name for name in names}
+    known = sorted(names, key=lambda it: not it.startswith(files.KOHYA))  # which most loaders read
+    spelt = {_bare(name): name for name in reversed(known)}
+    exact = set(known)
     layers = list(dict.fromkeys((*lora.pairs, *lora.others)))
     found: dict[str, str] = {}  # the file's names by the model's
     lacking, twice, seen = [], [], set()
@@ -107,11 +109,12 @@ def _rename(lora: ConceptLoRA, names: Collection[str], left_out: LeftOut) -> Non
             twice.append(layer)
         else:
             seen.add(bare)
-            found[layer if layer in names else spelt[bare]] = layer
+            found[layer if layer in exact else spelt[bare]] = layer
     if not found:
         raise ValueError(
             f"{len(lacking)} of its {len(layers)} layers are not in this model, `{brief(lacking[0])}` for one. Connect "
-            f"the model family that it was made for."
+            f"the model family that it was made for. If that is connected, its maker's names for layers are not known here: "
+            f"get it in ComfyUI's, kohya's or diffusers' names."
         )
     left_out.update({why: its for why, its in ((layouts.NO_LAYER, lacking), (layouts.TWICE, twice)) if its})
     lora.pairs = {name: lora.pairs[layer] for name, layer in found.items() if layer in lora.pairs}

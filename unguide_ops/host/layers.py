@@ -23,9 +23,9 @@ def places(model) -> dict[str, Place]:
     return {name: place for name, place in found.items() if place}
 
 
-def layer_names(model) -> set[str]:
+def layer_names(model) -> list[str]:
     """Every name that a LoRA file may use for a weight of MODEL, in any way that the host can patch it."""
-    return set(comfy.lora.model_lora_keys_unet(model.model, {}))
+    return list(comfy.lora.model_lora_keys_unet(model.model, {}))
 
 
 def _place(key: str | tuple) -> Place | None:
