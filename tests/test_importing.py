@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from unguide.nodes.importing import UnGuideImportLoRA
+from unguide.nodes.lora import UnGuideLoadLoRA
 from unguide.unguide_ops import files, host, layouts, targets
 from unguide.unguide_ops.fitting import branch_of
 from unguide.unguide_ops.importing import import_lora
@@ -258,8 +259,6 @@ def kinds_for(weight, has_bias):
         }  # fmt: skip
     if kernel:
         found |= {
-            "LoKr, CP": {"lokr_w1": some(2, 2), "lokr_w2_a": some(2, out // 2), "lokr_w2_b": some(2, inputs // 2),
-                         "lokr_t2": some(2, 2, *kernel), **alpha},
             "LoCon, CP": {"lora_down.weight": some(2, inputs, 1, 1), "lora_mid.weight": some(2, 2, *kernel),
                           "lora_up.weight": some(out, 2, 1, 1), **alpha},
             "LoHa, CP": {f"hada_w{i}_{half}": some(2, out if half == "a" else inputs) for i in (1, 2) for half in "ab"}
@@ -428,7 +427,7 @@ def test_what_cannot_act_is_named_with_its_reason_and_the_rest_acts(model, tmp_p
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"bundle_emb.word.clip_l": torch.ones(2, 8)}, "nothing for the diffusion model: only 1 tensor embeddings"),
+        ({"bundle_emb.word.clip_l": torch.ones(2, 8)}, "nothing for the diffusion model: only 1 tensor of embeddings"),
         ({f"{TEXT}.alpha": torch.ones(1)}, "nothing for the diffusion model: only 1 tensor for text encoders"),
         ({f"{KOHYA}.alpha": torch.ones(1)}, "no kind of LoRA that the host can load"),
         ({f"{KOHYA}.weight": torch.ones(64, 192)}, "no kind of LoRA that the host can load"),
@@ -492,3 +491,20 @@ def test_parts_that_do_not_fit_the_layer_are_warned_of(model, caplog):
     loha = {f"hada_w{i}_{half}": torch.ones(3, 3) for i in (1, 2) for half in "ab"}
     our_weights(model, ConceptLoRA({}, others={KOHYA: loha}))
     assert "changes nothing in `diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight`" in caplog.text
+
+
+def test_both_nodes_show_what_they_leave_out(model):
+    down, up = halves(model)
+    pair = {f"{KOHYA}.lora_down.weight": down, f"{KOHYA}.lora_up.weight": up}
+    shown = {}
+    for name, more in (("whole", {}), ("partly", {"bundle_emb.word.clip_l": torch.ones(2, 8)})):
+        path, listed = host.new_lora_path(f"unguide/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(pair | more, path)
+        ran = {"load": UnGuideLoadLoRA.execute(listed), "import": UnGuideImportLoRA.execute(model, listed, 8.0)}
+        shown |= {(name, node): it.ui.as_dict()["text"][0] if it.ui else "" for node, it in ran.items()}
+    left_out = "left out, as it cannot act: 1 tensor of embeddings of words (`bundle_emb.word.clip_l`)"
+    assert shown == {
+        ("whole", "load"): "", ("whole", "import"): "kohya: 1 layers, rank 2",
+        ("partly", "load"): left_out, ("partly", "import"): f"kohya: 1 layers, rank 2\n{left_out}",
+    }  # fmt: skip

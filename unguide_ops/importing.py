@@ -113,8 +113,8 @@ def _rename(lora: ConceptLoRA, names: Collection[str], left_out: LeftOut) -> Non
     if not found:
         raise ValueError(
             f"{len(lacking)} of its {len(layers)} layers are not in this model, `{brief(lacking[0])}` for one. Connect "
-            f"the model family that it was made for. If that is connected, its maker's names for layers are not known here: "
-            f"get it in ComfyUI's, kohya's or diffusers' names."
+            f"the model family that it was made for. If that is connected, its maker's names for "
+            f"layers are not known here: get it in ComfyUI's, kohya's or diffusers' names."
         )
     left_out.update({why: its for why, its in ((layouts.NO_LAYER, lacking), (layouts.TWICE, twice)) if its})
     lora.pairs = {name: lora.pairs[layer] for name, layer in found.items() if layer in lora.pairs}

@@ -36,7 +36,7 @@ LAYER = re.compile(
 )
 PROCESSOR = re.compile(r"_lora\.(down|up)\.weight$")  # of diffusers' attention processors, once
 TEXT_ENCODERS = "for text encoders"
-EMBEDDINGS = "embeddings of words"
+EMBEDDINGS = "of embeddings of words"
 UNKNOWN = "of no kind that the host loads"
 NO_LAYER = "for layers that this model does not have"
 TWICE = "for layers that the file has under another name too"
