@@ -245,8 +245,8 @@ class _Lines:
     def __init__(self, file: BinaryIO):
         self._file, self._fault = file, ""
         self.row = 0  # bytes since it was set to 0, where a row began
-        start = file.read(3)
-        self._ahead = b"" if start == b"\xef\xbb\xbf" else start  # a byte order mark
+        if file.read(3) != b"\xef\xbb\xbf":  # a byte order mark
+            file.seek(0)
 
     def take_fault(self) -> str:
         """What was wrong, once."""
@@ -257,7 +257,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._read()
+        line = self._file.readline(LONGEST_LINE + 1)
         if not line:
             raise StopIteration
         if len(line) > LONGEST_LINE:
@@ -276,12 +276,6 @@ class _Lines:
         except UnicodeDecodeError:
             self._fault = "is not UTF-8: save the file as 'CSV UTF-8'"
             return line.decode("utf-8", errors="replace")
-
-    def _read(self) -> bytes:
-        ahead, self._ahead = self._ahead, b""
-        if ahead.endswith(b"\n"):
-            return ahead
-        return ahead + self._file.readline(LONGEST_LINE + 1)
 
 
 def shipped() -> list[str]:
