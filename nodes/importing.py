@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
 from ..unguide_ops.importing import AUTHORS_ALPHA, import_lora
+from ..unguide_ops.layouts import in_words
 from .sockets import CATEGORY, LoRASocket
 
 
@@ -53,8 +54,10 @@ class UnGuideImportLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora_name, alpha) -> io.NodeOutput:
         """The LoRA under this model's names."""
-        imported = import_lora(host.lora_path(lora_name), host.places(model), alpha)
+        imported = import_lora(host.lora_path(lora_name), host.layer_names(model), alpha)
         report = {"file": lora_name, **imported.report()}
         ranks = ", ".join(map(str, report["ranks"])) or "-"
         words = f"{report['layout']}: {report['layers']} layers, rank {ranks}"
+        if imported.left_out:
+            words += f"\nleft out, as it cannot act: {in_words(imported.left_out)}"
         return io.NodeOutput(imported.lora, json.dumps(report, indent=1), ui=ui.PreviewText(words))

@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import files, host
+from ..unguide_ops.layouts import in_words
 from .sockets import CATEGORY, LoRASocket, folded
 
 
@@ -75,4 +76,6 @@ class UnGuideLoadLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, lora_name) -> io.NodeOutput:
         """The concept LoRA in the file."""
-        return io.NodeOutput(files.load_lora(host.lora_path(lora_name)))
+        lora, left_out = files.read_lora(host.lora_path(lora_name))
+        told = ui.PreviewText(f"left out, as it cannot act: {in_words(left_out)}") if left_out else None
+        return io.NodeOutput(lora, ui=told)

@@ -70,7 +70,9 @@ class UnGuidePromptList(io.ComfyNode):
         if not rows:
             why = "\n".join(problems[:TOLD]) or "it has no rows there: lower `offset`"
             raise ValueError(f"{file}: no row is left to draw. {why}")
-        told = [f"{len(rows)} rows", *(f"left out: {it}" for it in problems[:TOLD])]
+        sizes = sorted({f"{it.width} x {it.height}" for it in rows if it.width and it.height})
+        size = f"made for {', '.join(sizes[:TOLD])} pixels: set that where the size is set"
+        told = [f"{len(rows)} rows", *([size] if sizes else []), *(f"left out: {it}" for it in problems[:TOLD])]
         if len(problems) > TOLD:
             told.append(f"and {len(problems) - TOLD} more")
         return io.NodeOutput(

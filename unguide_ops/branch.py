@@ -51,7 +51,8 @@ class Branch:
         if unknown:
             raise ValueError(
                 f"This LoRA does not fit the model: {len(unknown)} of its {len(lora.pairs)} layers are not there, "
-                f"`{unknown[0]}` for one. Use it with the model family that it was trained on."
+                f"`{unknown[0]}` for one. Use it with the model family that it was trained on. A file made elsewhere "
+                f"may name them otherwise: try UnGuide Import LoRA."
             )
         return cls({places[name]: pair for name, pair in lora.pairs.items()}, changes)
 

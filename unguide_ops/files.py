@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,8 @@ from safetensors.torch import load, save
 
 from .calibration import Calibration
 from .concept import Concept
-from .lora import ConceptLoRA, LowRankPair
+from .layouts import LARGEST_NUMBER, NUMBERS, LeftOut, UnknownLayoutError, in_words, layers_of
+from .lora import ConceptLoRA
 from .metadata import shown
 from .strangers import brief, check_file, check_parts, first_problem
 
@@ -39,22 +39,9 @@ LARGEST_FILE = 4_000_000_000  # bytes
 LARGEST_HEADER = 60_000_000  # bytes; the encoded target prompt of the largest text encoders is most of it
 MOST_TENSORS = 20_000
 MOST_PARTS = 500_000  # of the header, or of our metadata: see `check_parts`
-LONGEST_NAME = 500  # characters
-LARGEST_NUMBER = 65504.0  # a half's
-NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
-WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)  # some trainers' alpha
 KOHYA = "lora_unet_"
-PAIRS = (
-    ("lora_down.weight", "lora_up.weight"), ("lora_A.weight", "lora_B.weight"), ("lora.down.weight", "lora.up.weight"),
-    ("lora_A.default.weight", "lora_B.default.weight"), ("lora_A", "lora_B"),
-    ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
-)  # fmt: skip
-"""Suffixes of lower and upper halves: kohya's, peft's, and those of diffusers through the years."""
-OTHERS = r"lora_mid\.weight|dora_scale|(hada|lokr|oft)_\w+|rescale|diff|diff_b|set_weight|[wb]_norm"
-LAYER = re.compile(
-    rf"(?P<layer>.+?)\.(?P<suffix>alpha|{'|'.join(re.escape(it) for pair in PAIRS for it in pair)}|{OTHERS})"
-)
-TEXT_ENCODER = re.compile(r"lora_te|text_encoder|te[12]?\.")
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+IMPORT = "UnGuide Import LoRA"
 
 
 def save_lora(path: Path, lora: ConceptLoRA) -> None:
@@ -62,9 +49,7 @@ def save_lora(path: Path, lora: ConceptLoRA) -> None:
     tensors = {f"{name}.{end}": it.contiguous() for name, its in lora.others.items() for end, it in its.items()}
     for name, pair in lora.pairs.items():
         if name.startswith(KOHYA):
-            tensors[f"{name}.lora_down.weight"] = pair.down.contiguous()
-            tensors[f"{name}.lora_up.weight"] = pair.up.contiguous()
-            tensors[f"{name}.alpha"] = torch.tensor(pair.alpha * pair.rank)
+            tensors |= {f"{name}.{suffix}": it for suffix, it in pair.in_file().items()}
         else:  # these loaders know no alpha
             tensors[f"{name}.lora_A.weight"] = pair.down.contiguous()
             tensors[f"{name}.lora_B.weight"] = (pair.up * pair.alpha).contiguous()
@@ -125,11 +110,32 @@ def load_lora(path: Path) -> ConceptLoRA:
 
     Raises ValueError, naming the file, when it is none.
     """
+    return read_lora(path)[0]
+
+
+def read_lora(path: Path) -> tuple[ConceptLoRA, LeftOut]:
+    """The same, and what in the file acts nowhere, which is logged as well."""
+    name = brief(path.name)
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(f"{name} is no safetensors file: read it with {IMPORT}, which takes {', '.join(PICKLES)} too.")
     tensors, metadata = read_tensors(path)
     try:
-        return from_tensors(tensors, metadata)
+        lora, left_out = from_tensors(tensors, metadata)
+    except UnknownLayoutError as error:
+        raise ValueError(
+            f"{name} cannot be used as a concept LoRA: it holds `{error.key}`, which is of no kind of LoRA that "
+            f"UnGuide Load LoRA reads. Try {IMPORT}, which knows more; whole models and other files are no LoRAs."
+        ) from None
     except ValueError as error:
-        raise ValueError(f"{brief(path.name)} cannot be used as a concept LoRA: {error}") from None
+        raise ValueError(f"{name} cannot be used as a concept LoRA: {error}") from None
+    warn_of(left_out, name)
+    return lora, left_out
+
+
+def warn_of(left_out: LeftOut, name: str) -> None:
+    """Log what in a file of this name acts nowhere."""
+    if left_out:
+        LOGGER.warning("%s: left out, as it cannot act: %s.", name, in_words(left_out))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -156,48 +162,19 @@ def _check_header(file: BinaryIO) -> None:
     check_parts(file.read(size), MOST_PARTS, "{[")  # commas are many in the metadata of others
 
 
-def from_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> ConceptLoRA:
-    """A LoRA of a file's tensors and metadata. Raises ValueError for what is of no kind that the host can load."""
-    layers: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        found = LAYER.fullmatch(key) if len(key) <= LONGEST_NAME else None
-        if not found:
-            raise ValueError(f"it holds `{brief(key)}`, which is of no kind of LoRA that the host can load.")
-        if not TEXT_ENCODER.match(key):
-            check_numbers(key, tensor)
-            layers.setdefault(found["layer"], {})[found["suffix"]] = tensor
-    if not layers:
-        raise ValueError("it holds nothing for the diffusion model.")
-    pairs, others = {}, {}
-    for name, its in layers.items():
-        pair = _pair(name, its)
-        if pair is None:
-            others[name] = its
-        else:
-            pairs[name] = pair
+def from_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> tuple[ConceptLoRA, LeftOut]:
+    """A LoRA of a file's tensors and metadata, and what in them acts nowhere. Raises ValueError where nothing acts."""
+    layers = layers_of(tensors)
     about = _About.of(metadata.get(KEY, "{}"))
-    return ConceptLoRA(
-        pairs,
+    lora = ConceptLoRA(
+        layers.pairs,
         concept=about.concept.model_dump(mode="json", exclude_unset=True) if about.concept else {},
         training=about.training.model_dump(mode="json", exclude_unset=True),
         target_prompt=_unpacked(about.target_prompt),
         calibration=about.calibration,
-        others=others,
+        others=layers.others,
     )
-
-
-def check_numbers(key: str, tensor: torch.Tensor) -> None:
-    """Raises ValueError for a tensor that a LoRA cannot be calculated with, on any device: pictures would be lost."""
-    name, one = brief(key), key.endswith(".alpha")
-    if not tensor.numel() or (one and tensor.numel() > 1):
-        raise ValueError(f"`{name}` has {tensor.numel()} numbers{', and must be one' if one else ''}.")
-    if tensor.dtype not in (*NUMBERS, *(WHOLE_NUMBERS if one else ())):
-        raise ValueError(f"`{name}` is of type {tensor.dtype}: a LoRA has floating-point numbers.")
-    if any(not abs(it.item()) <= LARGEST_NUMBER for it in tensor.float().aminmax()):
-        raise ValueError(
-            f"`{name}` has weights that are no numbers (NaN or infinite), or beyond {LARGEST_NUMBER:g}: the file is "
-            f"damaged, or its training went wrong. Get or train it again."
-        )
+    return lora, layers.left_out
 
 
 class _Training(BaseModel):
@@ -242,22 +219,3 @@ def _unpacked(text: str) -> dict[str, torch.Tensor]:
         if not tensor.numel() or not tensor.float().isfinite().all():
             raise ValueError(f"`{brief(name)}` of its target prompt is empty, or holds what is no number.")
     return prompt
-
-
-def _pair(name: str, tensors: dict[str, torch.Tensor]) -> LowRankPair | None:
-    """The low-rank pair of a layer; None for what is more or other than the pair of a Linear."""
-    for low, high in PAIRS:
-        if low not in tensors or not tensors.keys() <= {low, high, "alpha"}:
-            continue
-        if high not in tensors:
-            raise ValueError(f"`{brief(name)}` has a lower half and no upper one.")
-        down, up, alpha = tensors[low], tensors[high], tensors.get("alpha")
-        if down.ndim == up.ndim == 4:
-            return None
-        if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
-            raise ValueError(
-                f"`{brief(name)}` has shapes {brief(list(down.shape))} and {brief(list(up.shape))}, not [rank, in] and "
-                f"[out, rank]."
-            )
-        return LowRankPair(down.float(), up.float(), alpha.item() / down.shape[0] if alpha is not None else 1.0)
-    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import host
 from .branch import Branch
 from .lora import ConceptLoRA
@@ -12,4 +14,19 @@ def branch_of(model, lora: ConceptLoRA) -> Branch:
 
     Raises ValueError when the model lacks a layer that the LoRA was made for.
     """
-    return Branch.of(lora, host.places(model), host.weight_changes(model, lora.others) if lora.others else None)
+    places, lora = host.places(model), _as_carried(model, lora)
+    return Branch.of(lora, places, host.weight_changes(model, lora.others) if lora.others else None)
+
+
+def _as_carried(model, lora: ConceptLoRA) -> ConceptLoRA:
+    """The same, with no pair for what is no Linear, such as a convolution of 1 x 1, or no layer's own weight."""
+    places, known, network = host.places(model), {*host.layer_names(model)}, host.diffusion_model(model)
+    pairs, others = {}, {name: dict(its) for name, its in lora.others.items()}
+    for name, pair in lora.pairs.items():
+        place = places.get(name)
+        linear = hasattr(network.get_submodule(place.path), "in_features") if place else name not in known
+        if linear:  # or not there, which is said where it is attached
+            pairs[name] = pair
+        else:
+            others[name] = others.get(name, {}) | pair.in_file()
+    return replace(lora, pairs=pairs, others=others)

@@ -61,6 +61,14 @@ class LowRankPair:
         """What the pair adds to the Linear's output: [..., in] -> [..., out], in x's dtype and on its device."""
         return linear(linear(x, self.down.to(x)), self.up.to(x)) * self.alpha
 
+    def in_file(self) -> dict[str, torch.Tensor]:
+        """The tensors that carry the pair in files in kohya's layout, by suffix."""
+        return {
+            "lora_down.weight": self.down.contiguous(),
+            "lora_up.weight": self.up.contiguous(),
+            "alpha": torch.tensor(self.alpha * self.rank),
+        }
+
     def narrowed(self, first: int, outputs: int) -> LowRankPair:
         """The pair for these outputs alone."""
         return LowRankPair(self.down, self.up[first : first + outputs], self.alpha)
@@ -117,4 +125,4 @@ class ConceptLoRA:
         """True when every weight is a number."""
         tensors = [it for pair in self.pairs.values() for it in (pair.up, pair.down)]
         tensors += [it for its in self.others.values() for it in its.values()]
-        return all(bool(it.isfinite().all()) for it in tensors)
+        return all(bool(it.float().isfinite().all()) for it in tensors)  # of 8-bit floats nothing can be asked

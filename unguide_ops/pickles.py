@@ -24,7 +24,8 @@ VALUE, DICT, TENSOR, STORAGE = 0, -1, -2, -3
 CALLED = {"collections OrderedDict": DICT, "torch._utils _rebuild_tensor_v2": TENSOR,
           "torch._utils _rebuild_parameter": TENSOR,
           **{f"torch {it}Storage": STORAGE
-             for it in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte")}}  # fmt: skip
+             for it in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
+                        "Bool")}}  # fmt: skip
 """What may be called, as pickle names it, and what comes of it."""
 VALUES = {"BINUNICODE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "NONE", "NEWTRUE", "NEWFALSE",
           "EMPTY_TUPLE"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Lists of prompts to draw: CSV with the columns of I2P, or JSON, read row by row, the bad rows told and left out."""
+"""Lists of prompts to draw: CSV, TSV, JSON or JSON lines, read row by row, the bad rows told and left out."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
 
 from .concept import PROMPTS, Concept, Prompt
+from .prompt_columns import decimal_number, has_prompt, is_empty, parts_of, seed_number, size_number
 from .strangers import brief, check_file, check_parts, first_problem, read_json
 
 LISTS = PROMPTS / "lists"
-SUFFIXES = (".csv", ".json")
-LARGEST_CSV = 100_000_000_000  # bytes: it is read row by row
+SUFFIXES = (".csv", ".json", ".tsv", ".jsonl")
+LARGEST_TABLE = 100_000_000_000  # bytes: it is read row by row
 LARGEST_JSON = 50_000_000  # bytes
 MOST_PARTS = 3_000_000  # of JSON: see `check_parts`
 LONGEST_LINE = 1_000_000  # bytes; of a row as well, on however many lines
 MOST_COLUMNS = 1000
 LONGEST_CELL = 20_000  # characters; a quote that is never closed ends there
-DELIMITERS = ",;\t"
+DELIMITERS = ",;\t|"
+SEPARATOR = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)  # Excel's, in a line before the header
 NAME_LENGTH = 60
+TOLD = 20  # names of columns, in an error
+Size = Annotated[Annotated[int, Field(ge=1, le=16384)] | None, BeforeValidator(size_number)]
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class Row:
     prompt: str
     seed: int | None
     guidance: float | None
-    more: Mapping[str, str] = field(default_factory=dict)  # the other columns
+    more: Mapping[str, str] = field(default_factory=dict)  # the other columns, those of the size as well
+    width: int | None = None  # pixels that the list names; who draws decides
+    height: int | None = None
 
     @property
     def name(self) -> str:
@@ -57,62 +63,68 @@ class Problem:
         return f"{self.place}: {self.reason}"
 
 
-def _or_none(cell: object) -> object:
-    return None if isinstance(cell, str) and not cell.strip() else cell
+class _Parts(BaseModel):
+    """What a row is drawn with."""
 
-
-class _Fields(BaseModel):
-    """A row's cells."""
-
-    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     prompt: Prompt
-    seed: Annotated[Annotated[int, Field(ge=0, lt=2**64)] | None, BeforeValidator(_or_none)] = Field(
-        None, validation_alias=AliasChoices("evaluation_seed", "seed")
-    )
-    guidance: Annotated[Annotated[float, Field(ge=0, le=100)] | None, BeforeValidator(_or_none)] = Field(
-        None, validation_alias=AliasChoices("evaluation_guidance", "guidance")
-    )
+    seed: Annotated[Annotated[int, Field(ge=0, lt=2**64)] | None, BeforeValidator(seed_number)] = None
+    guidance: Annotated[Annotated[float, Field(ge=0, le=100)] | None, BeforeValidator(decimal_number)] = None
+    width: Size = None
+    height: Size = None
 
 
 def read_prompt_list(path: Path) -> Iterator[Row | Problem]:
     """The rows of a list, one after the other, and a Problem for each that is unusable or repeats an earlier one.
 
-    CSV: a header with a column `prompt`; `evaluation_seed` and `evaluation_guidance` are used, others kept. JSON: a
-    concept's prompt file (target, synonyms, other), or an array of prompts or of objects with these fields. Memory does
-    not grow with the length of a CSV, but for a few bytes a row. Raises ValueError when the file as a whole is no list.
+    CSV, TSV: a header with a column `prompt`; seed, guidance, width and height are taken under all names that public
+    lists have for them (`prompt_columns.COLUMNS`), other columns kept. JSON: a concept's prompt file (target, synonyms,
+    other), or an array of prompts or of objects with these fields; JSONL: one of these a line. Memory does not grow
+    with the length of a CSV or JSONL, but for a few bytes a row. Raises ValueError when the file as a whole is no list.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(f"{brief(path.name)} is no prompt list: use a file that ends in {' or '.join(SUFFIXES)}.")
-    is_json = path.suffix.lower() == ".json"
-    check_file(path, LARGEST_JSON if is_json else LARGEST_CSV, "prompt list")
+    check_file(path, LARGEST_JSON if suffix == ".json" else LARGEST_TABLE, "prompt list")
     seen: dict[bytes, str] = {}
-    cells = _json_rows(path) if is_json else _csv_rows(path)
+    cells = {".json": _json_rows, ".jsonl": _json_lines}.get(suffix, _csv_rows)(path)
     for index, (place, row) in enumerate(cells):
         found = Problem(index, place, row) if isinstance(row, str) else _row(index, place, row)
         if isinstance(found, Row):
-            key = blake2b(repr((found.prompt, found.seed, found.guidance)).encode(), digest_size=8).digest()
+            drawn = (found.prompt, found.seed, found.guidance, found.width, found.height)
+            key = blake2b(repr(drawn).encode(), digest_size=8).digest()
             if key in seen:
                 found = Problem(index, place, f"repeats {seen[key]}")
             seen.setdefault(key, place)
         yield found
 
 
-def _row(index: int, place: str, cells: dict) -> Row | Problem:
+def _row(index: int, place: str, cells: Mapping) -> Row | Problem:
+    parts, more = parts_of(cells)
+    if "prompt" not in parts:
+        return Problem(index, place, f"has no `prompt`, only {', '.join(f'`{brief(it)}`' for it in [*cells][:TOLD])}")
     try:
-        it = _Fields.model_validate(cells)
+        it = _Parts.model_validate({part: cell for part, (_, cell) in parts.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        named = f"`{'.'.join(map(str, first['loc']))}`"
-        value = "" if first["type"] == "missing" else f" ({str(first['input'])[:40]!r})"
-        return Problem(index, place, f"{named}{value}: {first['msg'].removeprefix('Value error, ')}")
-    return Row(index, it.prompt, it.seed, it.guidance, {key: str(cell) for key, cell in (it.model_extra or {}).items()})
+        name, value = parts[str(first["loc"][0])]
+        reason = first["msg"].removeprefix("Value error, ")
+        return Problem(index, place, f"`{brief(name)}` ({str(value)[:40]!r}): {reason}")
+    kept = {key: str(cell) for key, cell in more.items()}
+    return Row(index, it.prompt, it.seed, it.guidance, kept, it.width, it.height)
 
 
 class _AnyList(RootModel):
     """A list in JSON."""
 
     root: list[Any]
+
+
+class _Entry(RootModel):
+    """A line of JSON."""
+
+    root: str | dict[str, Any]
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
@@ -136,6 +148,27 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
         yield f"entry {number}", {"prompt": row} if isinstance(row, str) else row
 
 
+def _json_lines(path: Path) -> Iterator[tuple[str, dict | str]]:
+    """(where, cells or what is wrong) for each line that is not empty."""
+    with path.open("rb") as file:
+        lines = _Lines(file)
+        for number, line in enumerate(lines, 1):
+            lines.row = 0
+            fault = lines.take_fault()
+            if fault or not line.strip():
+                if fault:
+                    yield f"line {number}", fault
+                continue
+            try:
+                check_parts(line.encode(), MOST_PARTS)
+                entry = _Entry.model_validate_json(line).root
+                yield f"line {number}", {"prompt": entry} if isinstance(entry, str) else entry
+            except ValueError as error:  # pydantic's too
+                invalid = isinstance(error, ValidationError) and error.errors()[0]["type"] == "json_invalid"
+                why = "is no JSON" if invalid else "is neither a text nor an object of few parts"
+                yield f"line {number}", f'{why}: a line of JSONL is a prompt in quotes, or {{"prompt": ...}}'
+
+
 def _of_concept(concept: Concept) -> list[dict]:
     """Its prompts, each with its part and the class that it names: its last word, a synonym's that of the target."""
     parts = {"target": (concept.target,), "synonyms": concept.synonyms, "other": concept.other}
@@ -152,12 +185,18 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
     with path.open("rb") as file:
         lines = _Lines(file)
         first = next(lines, "")
+        said = SEPARATOR.fullmatch(first)
+        if said:
+            first = next(lines, "")
         if lines.take_fault():
             raise ValueError(f"{brief(path.name)} is not a UTF-8 text: save it as 'CSV UTF-8'.")
-        delimiter = next((it for it in DELIMITERS if "prompt" in _header(first, it)), None)
+        delimiters = said[1] if said else DELIMITERS
+        delimiter = next((it for it in delimiters if has_prompt(_header(first, it))), None)
         if delimiter is None:
+            columns = max((_header(first, it) for it in delimiters), key=len)
             raise ValueError(
-                f"{brief(path.name)} has no column `prompt`: its first row names the columns, and is {brief(first)!r}"
+                f"{brief(path.name)} has no column `prompt`: its first row names the columns, and is "
+                f"{brief(', '.join(columns), 300)!r}. Call the one with the prompts `prompt`."
             )
         columns = _header(first, delimiter)
         if len(columns) > MOST_COLUMNS:
@@ -188,10 +227,16 @@ def _header(line: str, delimiter: str) -> list[str]:
 
 
 def _named(columns: list[str], cells: list[str]) -> dict | str:
-    if len(cells) > len(columns):
+    more = [number for number, cell in enumerate(cells) if number >= len(columns) and not is_empty(cell)]
+    if more or len(cells) > MOST_COLUMNS:
         return f"has {len(cells)} cells, the header {len(columns)}: put quotes around a cell with a comma"
-    row = dict(zip(columns, cells, strict=False))
-    return row if row.get("prompt", "").strip() else "`prompt` is empty"
+    row: dict[str, str] = {}
+    for name, cell in zip(columns, cells, strict=False):
+        if name or cell.strip():  # spreadsheets write empty columns behind the last
+            row.setdefault(name, cell)
+    parts, _ = parts_of(row)
+    name, cell = parts.get("prompt", ("prompt", ""))
+    return f"`{name}` is empty" if is_empty(cell) else row
 
 
 class _Lines:
@@ -200,8 +245,8 @@ class _Lines:
     def __init__(self, file: BinaryIO):
         self._file, self._fault = file, ""
         self.row = 0  # bytes since it was set to 0, where a row began
-        start = file.read(3)
-        self._ahead = b"" if start == b"\xef\xbb\xbf" else start  # a byte order mark
+        if file.read(3) != b"\xef\xbb\xbf":  # a byte order mark
+            file.seek(0)
 
     def take_fault(self) -> str:
         """What was wrong, once."""
@@ -212,7 +257,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._read()
+        line = self._file.readline(LONGEST_LINE + 1)
         if not line:
             raise StopIteration
         if len(line) > LONGEST_LINE:
@@ -231,12 +276,6 @@ class _Lines:
         except UnicodeDecodeError:
             self._fault = "is not UTF-8: save the file as 'CSV UTF-8'"
             return line.decode("utf-8", errors="replace")
-
-    def _read(self) -> bytes:
-        ahead, self._ahead = self._ahead, b""
-        if ahead.endswith(b"\n"):
-            return ahead
-        return ahead + self._file.readline(LONGEST_LINE + 1)
 
 
 def shipped() -> list[str]:

@@ -94,6 +94,7 @@ SEEDS = {
     "drawn": {"drawn.safetensors": lambda: safetensors(kohya())},
     "concept": {"concept.json": lambda: json.dumps(CONCEPT).encode()},
     "prompt_list": {"list.csv": CSV.encode, "concept.json": lambda: json.dumps(CONCEPT).encode(),
+                    "list.jsonl": lambda: b'"a"\n{"prompt": "b", "sd_seed": 3, "x": "y"}\n',
                     "list.json": lambda: json.dumps(["a", {"prompt": "b", "evaluation_seed": 3, "x": "y"}]).encode()},
 }  # fmt: skip
 """By the parser that opens them, and a file's name."""

@@ -10,23 +10,24 @@ from .layers import (
     diffusion_model,
     file_names,
     fingerprint,
+    layer_names,
     layer_outputs,
     places,
     weight_of,
 )
 from .live import LiveModel, empty_latent, noise_like, session
 from .memory import OutOfMemory, TrainingMemory, at_the_device, rows_that_fit
-from .patching import weight_changes
+from .patching import converted, weight_changes
 from .runs import Run, RunAgain
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
 from .steering import steer
 from .watching import Interrupted, Watch, decoder, say_on_node, voice_of_node
 
 __all__ = [
-    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel",
-    "OutOfMemory", "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model", "cfg_guider",
-    "check_trainable", "clip_files", "clip_path", "decoder", "diffusion_model", "empty_latent", "encode",
-    "file_names", "fingerprint", "input_files", "input_path", "ksample", "layer_outputs", "lora_files",
+    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "OutOfMemory",
+    "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model", "cfg_guider",
+    "check_trainable", "clip_files", "clip_path", "converted", "decoder", "diffusion_model", "empty_latent", "encode",
+    "file_names", "fingerprint", "input_files", "input_path", "ksample", "layer_names", "layer_outputs", "lora_files",
     "lora_path", "new_lora_path", "noise_like", "pack_conditioning", "places", "rows_that_fit", "say_on_node",
     "session", "steer", "text_of", "unpack_conditioning", "version_of", "voice_of_node", "weight_changes", "weight_of",
 ]  # fmt: skip

@@ -50,6 +50,11 @@ def places(model) -> dict[str, Place]:
     return {name: place for name, place in found.items() if place}
 
 
+def layer_names(model) -> list[str]:
+    """Every name that a LoRA file may use for a weight of MODEL, in any way that the host can patch it."""
+    return list(comfy.lora.model_lora_keys_unet(model.model, {}))
+
+
 def _place(key: str | tuple) -> Place | None:
     """The place of a key of the host's: a name, or one with (dimension, first, number) of the rows that are meant."""
     name, *where = (key,) if isinstance(key, str) else key

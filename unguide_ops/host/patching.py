@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import comfy.lora
+import comfy.lora_convert
 import comfy.model_management
 import torch
 
 from ..strangers import brief
 from .layers import PREFIX
 
+LOGGER = logging.getLogger("unguide")
 ROOM = 16  # times the weight: what a change may take on the way
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def converted(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A LoRA file's tensors, renamed where the host's loader does: those of Wan Fun, USO, Black Forest Labs."""
+    return comfy.lora_convert.convert_lora(dict(tensors))
 
 
 def weight_changes(model, others: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Change]:
@@ -28,7 +36,8 @@ def weight_changes(model, others: Mapping[str, Mapping[str, torch.Tensor]]) -> d
     if unknown := [name for name in others if name not in keys]:
         raise ValueError(
             f"This LoRA does not fit the model: {len(unknown)} of its layers are not there, `{unknown[0]}` for one. "
-            f"Use it with the model family that it was made for."
+            f"Use it with the model family that it was made for. A file made elsewhere may name them otherwise: try "
+            f"UnGuide Import LoRA."
         )
     changes: dict[str, Change] = {}
     there = model.model.state_dict()
@@ -40,37 +49,61 @@ def weight_changes(model, others: Mapping[str, Mapping[str, torch.Tensor]]) -> d
             raise ValueError(f"The host can do nothing with `{name}` of this LoRA ({brief(', '.join(tensors))}).")
         for key, value in found.items():
             weight, *where = (key,) if isinstance(key, str) else key
-            if weight not in there:  # a bias for a layer without one: the host's loader passes over it
+            if weight not in there:
+                LOGGER.warning("The LoRA's bias for `%s` is left out: the layer has none.", name)
                 continue
-            _check_size(name, tensors, there[weight].numel())
+            if not weight.endswith(".bias"):
+                with _in_words(name):
+                    shape = _shape_of(there[weight], where)
+                _check_fit(name, tensors, shape)
             offset, function = [*where, None, None][:2]
             before = changes.get(weight.removeprefix(PREFIX), lambda it: it)
             changes[weight.removeprefix(PREFIX)] = _after(before, (1.0, value, 1.0, offset, function), weight)
     return changes
 
 
-def _check_size(name: str, tensors: Mapping[str, torch.Tensor], numbers: int) -> None:
-    """Raises ValueError where the host would make far more of the tensors than a weight of so many numbers.
+def _shape_of(weight: torch.Tensor, where: list) -> torch.Size:
+    """The shape of the part of a weight that the host's key means: (dimension, first, number), or None for all."""
+    return weight.narrow(*where[0]).shape if where and where[0] else weight.shape
 
-    It multiplies what it finds, whatever the shapes, and sees afterwards whether that fits.
+
+def _check_fit(name: str, tensors: Mapping[str, torch.Tensor], shape: torch.Size) -> None:
+    """Raises ValueError where the host would not merge the tensors into a weight of this shape, or makes far more.
+
+    It multiplies what it finds, whatever the shapes, sees afterwards whether that fits, and else goes on without.
     """
+    if "reshape_weight" in tensors and tensors["reshape_weight"].flatten().tolist() != list(shape):
+        raise ValueError(
+            f"`{name}` of this LoRA gives the model's layer another shape, {brief(tensors['reshape_weight'].tolist())} "
+            f"in place of {list(shape)}, as control LoRAs (Canny, Depth) do: such a LoRA cannot be a concept LoRA."
+        )
     made = 1
     for factor in ("lokr_w1", "lokr_w2", ""):  # two whose Kronecker product is taken; anything else
         its = [it.flatten(1) if it.ndim > 1 else it[:, None] for end, it in tensors.items()
                if it.ndim and end.startswith(factor) and (factor or not end.startswith("lokr"))]  # fmt: skip
         made *= max((len(it) for it in its), default=1) * max((it.shape[1] for it in its), default=1)
-    if made > ROOM * max(numbers, 2**20):
+    if made > ROOM * max(shape.numel(), 2**20):
         raise ValueError(
-            f"This LoRA does not fit the model: `{name}` would make {made} numbers of a weight of {numbers}. Use it "
-            f"with the model family that it was made for."
+            f"This LoRA does not fit the model: `{name}` would make {made} numbers of a weight of {shape.numel()}. Use "
+            f"it with the model family that it was made for."
         )
+    for end in ("diff", "w_norm"):
+        if end in tensors and tensors[end].shape != shape:
+            raise ValueError(
+                f"This LoRA does not fit the model: `{name}` was made for a weight of "
+                f"{brief(list(tensors[end].shape))}, the model's is {list(shape)}. Use it "
+                f"with the model family that it was made for."
+            )
 
 
 def _after(before: Change, patch: tuple, key: str) -> Change:
     def change(weight: torch.Tensor) -> torch.Tensor:
-        full = before(weight).to(torch.float32, copy=True)
+        plain = before(weight).float()
         with _in_words(key):
-            return comfy.lora.calculate_weight([patch], full, key).to(weight.dtype)
+            patched = comfy.lora.calculate_weight([patch], plain.clone(), key)
+        if torch.equal(patched, plain):  # where tensors do not fit together, the host logs that and goes on
+            LOGGER.warning("The LoRA changes nothing in `%s`: it is zero there, or not made for this layer.", key)
+        return patched.to(weight.dtype)
 
     return change
 
