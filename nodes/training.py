@@ -174,7 +174,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
             raise host.Interrupted
         try:
             return cls.finish(model, concept, trained, preset, chosen, grid_steps, vae, watch)
-        except Exception:
+        except (Exception, host.Interrupted):  # which newer hosts do not count among the exceptions
             keep(trained)
             raise
 
@@ -202,14 +202,21 @@ class UnGuideTrainLoRA(io.ComfyNode):
 
 
 def keep(trained: Training) -> None:
-    """Save a LoRA whose training ended early, and say where; not before the first iteration is done."""
+    """Save a LoRA whose training ended early, and say where; not before the first iteration is done.
+
+    Where the loras folder does not take it, the output folder has to. It raises nothing: another error is on its way.
+    """
     if not trained.monitor.history:
         return
     so_far = f"What was trained so far ({len(trained.monitor.history)} iterations)"
-    try:
-        path, name = host.new_lora_path("unguide/cancelled/concept")
-        files.save_lora(path, trained.lora)
-    except OSError as error:
-        host.say_on_node(f"{so_far} could not be kept: {error.strerror}")
-    else:
-        host.say_on_node(f"{so_far} is kept as {name}")
+    problems = []
+    for new_path in (host.new_lora_path, host.new_output_path):
+        try:
+            path, name = new_path("unguide/cancelled/concept")
+            files.save_lora(path, trained.lora)
+        except Exception as error:
+            problems.append(str(getattr(error, "strerror", None) or error))
+        else:
+            host.say_on_node("\n".join([f"{so_far} is kept as {name}", *problems]))
+            return
+    host.say_on_node(f"{so_far} could not be kept: {'; '.join(problems)}")

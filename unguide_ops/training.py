@@ -114,6 +114,10 @@ def train(
         with branch.attached(live.diffusion_model), twice:
             try:
                 stopped = optimise(course, monitor)
+            except host.Interrupted:
+                if not monitor.history:
+                    raise
+                stopped = CANCELLED
             except Exception as error:
                 if not monitor.history or isinstance(error, FloatingPointError):  # nothing worth keeping
                     raise

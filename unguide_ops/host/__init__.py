@@ -3,7 +3,17 @@
 from .calls import Call, Prompt, text_of
 from .conditioning import Conditioning, encode, pack_conditioning, unpack_conditioning
 from .counting import EvaluationCounter
-from .folders import clip_files, clip_path, input_files, input_path, lora_files, lora_path, new_lora_path, version_of
+from .folders import (
+    clip_files,
+    clip_path,
+    input_files,
+    input_path,
+    lora_files,
+    lora_path,
+    new_lora_path,
+    new_output_path,
+    version_of,
+)
 from .layers import (
     base_model,
     check_trainable,
@@ -24,10 +34,11 @@ from .steering import steer
 from .watching import Interrupted, Watch, decoder, say_on_node, voice_of_node
 
 __all__ = [
-    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel", "OutOfMemory",
-    "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model", "cfg_guider",
-    "check_trainable", "clip_files", "clip_path", "converted", "decoder", "diffusion_model", "empty_latent", "encode",
-    "file_names", "fingerprint", "input_files", "input_path", "ksample", "layer_names", "layer_outputs", "lora_files",
-    "lora_path", "new_lora_path", "noise_like", "pack_conditioning", "places", "rows_that_fit", "say_on_node",
-    "session", "steer", "text_of", "unpack_conditioning", "version_of", "voice_of_node", "weight_changes", "weight_of",
+    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel",
+    "OutOfMemory", "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model",
+    "cfg_guider", "check_trainable", "clip_files", "clip_path", "converted", "decoder", "diffusion_model",
+    "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path", "ksample", "layer_names",
+    "layer_outputs", "lora_files", "lora_path", "new_lora_path", "new_output_path", "noise_like",
+    "pack_conditioning", "places", "rows_that_fit", "say_on_node", "session", "steer", "text_of",
+    "unpack_conditioning", "version_of", "voice_of_node", "weight_changes", "weight_of",
 ]  # fmt: skip

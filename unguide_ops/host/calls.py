@@ -42,7 +42,7 @@ class Prompt:
 def text_of(conds: Conds, rows: int) -> torch.Tensor | None:
     """The encoded prompt of each of so many pictures, or None."""
     known = (conds[0]["model_conds"].get(name) for name in TEXT)
-    found = next((it.cond for it in known if it is not None), None)
+    found = next((it.cond for it in known if it is not None and isinstance(it.cond, torch.Tensor)), None)
     return None if found is None else comfy.utils.repeat_to_batch_size(found, rows)
 
 
@@ -156,9 +156,15 @@ class Call:
             return self._predict(asked, self.x, self._timestep)[number]
 
     def prompts(self) -> list[Prompt]:
-        """The call's prompts, one by one: what the picture shall show, wherever in it and whenever in the run."""
+        """The call's prompts, one by one: what the picture shall show, wherever in it and whenever in the run.
+
+        Those of no strength count only if there are no others.
+        """
+        found = list(self._prompts())
+        return [it for it, strength in found if strength > 0] or [it for it, _ in found]
+
+    def _prompts(self) -> Iterator[tuple[Prompt, float]]:
         left = set(self.run.wanted)
-        found: list[Prompt] = []
         for number, its in enumerate(self._conds):
             if not its or self._is_negative(its):
                 continue
@@ -166,8 +172,9 @@ class Call:
                 if entry["uuid"] in left:
                     left.remove(entry["uuid"])
                     everywhere = {key: it for key, it in entry.items() if key not in WHERE_AND_WHEN}
-                    found.append(Prompt([everywhere], number, len(its) == 1 and everywhere.keys() == entry.keys()))
-        return found
+                    alone = len(its) == 1 and everywhere.keys() == entry.keys()
+                    strength = entry.get("strength", 1.0) * entry.get("mask_strength", 1.0)
+                    yield Prompt([everywhere], number, alone), strength
 
     @property
     def is_negative(self) -> bool:

@@ -51,9 +51,26 @@ def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
             f"`filename_prefix` {brief(filename_prefix)!r} leads outside the loras folder, or is no name on some "
             f"system: use a name inside it, such as 'unguide/concept'."
         )
-    folder, filename, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, loras)
-    path = Path(folder) / f"{filename}_{counter:05}_.safetensors"
+    path = _new_path(filename_prefix, loras)
     return path, os.path.relpath(path, loras)
+
+
+def new_output_path(filename_prefix: str) -> tuple[Path, str]:
+    """The same in the host's output folder; the name is the full path."""
+    path = _new_path(filename_prefix, folder_paths.get_output_directory())
+    return path, str(path)
+
+
+def _new_path(filename_prefix: str, root: str) -> Path:
+    """The next free name with this prefix (sub/folder/name) below a folder, of which each part may be a user's link.
+
+    The host is asked for one part at a time: of a whole prefix, newer ones refuse to follow links.
+    """
+    *folders, name = re.split(r"[/\\]", filename_prefix)
+    for folder in folders:
+        root = os.path.join(root, folder_paths.get_save_image_path(folder, os.path.realpath(root))[1])
+    _, filename, counter, _, _ = folder_paths.get_save_image_path(name, os.path.realpath(root))
+    return Path(root) / f"{filename}_{counter:05}_.safetensors"
 
 
 def input_files(*suffixes: str) -> list[str]:
