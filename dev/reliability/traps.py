@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -38,13 +39,20 @@ def error_of(fault: str) -> BaseException | None:
     return made[fault]() if fault in made else None
 
 
+def _aside(name: str) -> property:
+    """An attribute that is kept where `host.others` does not look: there a trap on a layer is another pack's patch."""
+    return property(lambda it: getattr(it.aside, name), lambda it, value: setattr(it.aside, name, value))
+
+
 class Trap:
     """Springs at its `at`-th visit; visits count while it is `armed`."""
+
+    armed, sprung, visits, seen = _aside("armed"), _aside("sprung"), _aside("visits"), _aside("seen")
 
     def __init__(self, fault: str, at: int = 1, look: Callable[[], object] = lambda: None):
         """`look` is called when it springs, and what it returns is `seen`."""
         self.fault, self.at, self.look = fault, at, look
-        self.error = error_of(fault)
+        self.error, self.aside = error_of(fault), threading.local()
         self.armed, self.sprung, self.visits, self.seen = True, False, 0, None
 
     def visit(self) -> None:

@@ -177,6 +177,8 @@ def _inside(it, kept: list[tuple]) -> Iterable[Any]:
         its = {name: value for name, value in vars(it.module).items() if _is_kept_on_module(name, value)}
         kept.append((_put_module_attributes, it.module, its))
         return its.values()
+    if isinstance(it, types.SimpleNamespace):
+        return (vars(it),)
     if isinstance(it, types.MethodType):
         return it.__self__, it.__func__
     if isinstance(it, functools.partial):
