@@ -11,8 +11,9 @@ from moving import leave_in_main_memory
 from precision import CLOSE
 from unguide.unguide_ops import host, targets
 from unguide.unguide_ops.lora import Place
+from unguide.unguide_ops.sites import training_sites
 from unguide.unguide_ops.steering import SteeringSettings
-from unguide.unguide_ops.training import train, training_sites
+from unguide.unguide_ops.training import train
 from unguide.unguide_ops.unguidance import unguide
 
 from dev.bench.two_copies import relative_error

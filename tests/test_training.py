@@ -12,7 +12,7 @@ import torch
 from diffusers_terms import ddim_in_diffusers_terms, network_of
 from real_host import REPOSITORY
 from unguide.demo_model import load_demo_model
-from unguide.unguide_ops import checkpointing, files, host, settings, training
+from unguide.unguide_ops import checkpointing, files, host, settings, sites, training
 from unguide.unguide_ops.branch import Branch
 from unguide.unguide_ops.concept import NEUTRAL, Concept, EncodedConcept
 from unguide.unguide_ops.lessons import lessons_at, trajectory
@@ -46,8 +46,8 @@ def live_on(model, concept, body):
 
 def fresh_pairs(model, live, concept, asked):
     selection = training.targets.select(live.diffusion_model, "automatic")
-    sites = training.training_sites(selection, host.file_names(model, selection.naming))
-    return training.create_pairs(selection, sites, concept, asked, torch.Generator().manual_seed(0))
+    at = sites.training_sites(selection, host.file_names(model, selection.naming))
+    return sites.create_pairs(selection, at, concept, asked, torch.Generator().manual_seed(0))
 
 
 def losses_of(model, concept, pairs):

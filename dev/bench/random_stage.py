@@ -23,7 +23,7 @@ def new_stage(it: RandomModel, size: int, dtype: torch.dtype, **made) -> Stage:
     from unguide.unguide_ops import host, targets
     from unguide.unguide_ops.calibration import Calibration, Level
     from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
-    from unguide.unguide_ops.training import training_sites
+    from unguide.unguide_ops.sites import training_sites
 
     model = it.model(dtype, **made)
     network = host.diffusion_model(model)
