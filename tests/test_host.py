@@ -360,18 +360,18 @@ def test_a_weight_that_is_patched_is_kept(model):
 def test_a_layer_left_in_main_memory_is_patched_when_it_computes(model):
     """layers.weight_of: its weight stays as it is; what it computes with, functions in `weight_function` make of it."""
     layer = model.model.diffusion_model.get_submodule(LAYER)
-    own = layer.weight.clone()
+    own = layer.weight.clone().cpu()
     patched = model.clone()
     patched.add_patches({f"diffusion_model.{LAYER}.weight": ("diff", (torch.ones_like(own),))})
     comfy.model_management.unload_all_models()
     patched.patch_model(model.load_device, lowvram_model_memory=1)
     try:
         (patch,) = layer.weight_function
-        assert layer.weight.equal(own) and patch(own.clone()).allclose(own + 1)
-        assert host.weight_of(layer).allclose(own + 1)
+        assert layer.weight.cpu().equal(own) and patch(own.clone()).allclose(own + 1)
+        assert host.weight_of(layer).cpu().allclose(own + 1)
     finally:
         patched.unpatch_model(model.offload_device)
-    assert not layer.weight_function and host.weight_of(layer).equal(own)
+    assert not layer.weight_function and host.weight_of(layer).cpu().equal(own)
 
 
 def test_a_quantised_weight_is_told_from_a_plain_one():

@@ -12,6 +12,7 @@ from dev.gpu.child import Asked, Tell
 LEFT_OUT = {
     "test_archive": "it builds and installs",
     "test_browser": "it needs a browser",
+    "test_checkpoints": "it needs a server",
     "test_dev": "it needs the development environment",
     "test_diffusers": "it needs diffusers",
     "test_faults": "some of it needs a server",
