@@ -37,8 +37,8 @@ OUTSIDE = {"sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg
 
 PACK = __name__.removesuffix(".unguide_ops.host.others")
 CLOSED = (torch.nn.Module, torch.Tensor, comfy.model_patcher.ModelPatcher, comfy.conds.CONDRegular,
-          comfy.controlnet.ControlBase, comfy.samplers.CFGGuider, comfy.samplers.Sampler, types.ModuleType,
-          Enum)  # fmt: skip
+          comfy.controlnet.ControlBase, comfy.samplers.CFGGuider, comfy.samplers.Sampler, types.ModuleType, Enum,
+          type)  # fmt: skip
 """Not looked into: they hold no memory of a pack, or are the host's."""
 
 LIBRARIES = {*sys.stdlib_module_names, "aiohttp", "comfy_api", "einops", "execution", "numpy", "PIL", "server", "torch"}
@@ -88,11 +88,6 @@ def _ours(it) -> bool:
     return (getattr(it, "__module__", None) or "").startswith(f"{PACK}.")
 
 
-def _of_a_pack(it) -> bool:
-    """Whether a function or class is another pack's, and not the host's, a library's or ours."""
-    return not (_of_library(it) or _ours(it) or (it.__module__ or "").partition(".")[0] in ("comfy", "nodes"))
-
-
 def _of_library(it) -> bool:
     return (getattr(it, "__module__", None) or "").partition(".")[0] in LIBRARIES
 
@@ -107,8 +102,8 @@ class _Attributes:
 class Memory:
     """What others remember, together with the state of random numbers. Nothing where there are no others.
 
-    Followed are closures, instances, classes, containers and the globals that functions use. What is written into a
-    tensor in place is not, nor how far an iterator is.
+    Followed are closures, instances, containers and the globals that functions use. What is written into a tensor in
+    place is not.
     """
 
     def __init__(self, others: list[Any], device: torch.device):
@@ -174,8 +169,8 @@ def _inside(it, kept: list[tuple]) -> Iterable[Any]:
         kept.append((it.set_state, it.get_state()))
         return ()
     if isinstance(it, _Attributes):
-        its = {name: value for name, value in vars(it.module).items() if _is_kept_on_module(name, value)}
-        kept.append((_put_module_attributes, it.module, its))
+        its = {name: value for name, value in vars(it.module).items() if _of_a_pack(name, value)}
+        kept.append((_put_attributes, it.module, its))
         return its.values()
     if isinstance(it, types.SimpleNamespace):
         return (vars(it),)
@@ -188,24 +183,20 @@ def _inside(it, kept: list[tuple]) -> Iterable[Any]:
     if isinstance(it, types.CellType):
         kept.append((_put_cell, it, _content(it)))
         return _content(it)
-    if isinstance(it, type):
-        its = {name: value for name, value in vars(it).items() if _is_data(name, value)} if _of_a_pack(it) else {}
-        kept.append((_put_attributes, it, its))
-        return its.values()
     if isinstance(it, CLOSED) or _ours(type(it)) or _of_library(type(it)):
         return ()
     slots = {name: getattr(it, name) for kind in type(it).__mro__ for name in _slots(kind) if hasattr(it, name)}
     if slots:
         kept.append((_put_slots, it, slots))
-    return (type(it), *slots.values(), *([vars(it)] if hasattr(it, "__dict__") else ()))
+    return (*slots.values(), vars(it)) if hasattr(it, "__dict__") else slots.values()
 
 
 def _of_function(it: types.FunctionType, kept: list[tuple]) -> list[Any]:
     inside = [*(it.__closure__ or ()), it.__defaults__, it.__kwdefaults__, vars(it)]
-    if _of_a_pack(it):  # globals, and functions that it calls
+    if not _of_library(it) and not (it.__module__ or "").startswith("comfy"):  # globals, and functions that it calls
         for name in _names(it.__code__):
             value = it.__globals__.get(name)
-            if name in it.__globals__ and not isinstance(value, types.ModuleType | types.BuiltinFunctionType):
+            if name in it.__globals__ and not isinstance(value, types.ModuleType | type | types.BuiltinFunctionType):
                 kept.append((_put_global, it.__globals__, name, value))
                 inside.append(value)
     return inside
@@ -232,13 +223,8 @@ def _slots(kind: type) -> tuple[str, ...]:
 OF_TORCH = set(vars(torch.nn.Module())) | {"forward", "weight_function", "bias_function", "comfy_cast_weights"}
 
 
-def _is_kept_on_module(name: str, value) -> bool:
+def _of_a_pack(name: str, value) -> bool:
     return name not in OF_TORCH and not isinstance(value, torch.nn.Module)
-
-
-def _is_data(name: str, value) -> bool:
-    """Whether a class's attribute is a value, and no part of what the class is."""
-    return not name.startswith("__") and not callable(value) and not hasattr(value, "__get__")
 
 
 def _same(one: Iterable, other: Iterable) -> bool:
@@ -281,14 +267,8 @@ def _put_global(it: dict, name: str, value) -> None:
         it[name] = value
 
 
-def _put_attributes(it: type, content: dict) -> None:
-    for name, value in content.items():
-        if vars(it).get(name) is not value:
-            setattr(it, name, value)
-
-
-def _put_module_attributes(module: torch.nn.Module, content: dict) -> None:
+def _put_attributes(module: torch.nn.Module, content: dict) -> None:
     now = vars(module)
-    for name in [name for name, value in now.items() if _is_kept_on_module(name, value) and name not in content]:
+    for name in [name for name, value in now.items() if _of_a_pack(name, value) and name not in content]:
         del now[name]
     now.update(content)
