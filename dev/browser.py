@@ -123,6 +123,12 @@ class ComfyPage:
         self.press("Run")
         self.wait("() => window.succeeded")
 
+    def words(self) -> list[str]:
+        """What stands on our nodes as their results' words (web/words.js)."""
+        return self.page.evaluate("""() => app.graph._nodes
+            .map((node) => node.widgets?.find((widget) => widget.name === "unguide_words")?.value)
+            .filter(Boolean)""")
+
     def dialogs(self) -> list[str]:
         """The words of open dialogs and error messages."""
         return self.page.locator("[role=dialog], .p-toast-message-error").all_inner_texts()

@@ -14,6 +14,7 @@ from ..unguide_ops.metrics.classifiers import Committee
 from ..unguide_ops.metrics.clip import Clip, ZeroShot
 from ..unguide_ops.metrics.evaluation import evaluate
 from .sockets import CATEGORY
+from .words import said
 
 JUDGES = "demo judges"
 
@@ -115,8 +116,8 @@ class UnGuideEvaluate(io.ComfyNode):
         accuracy = report["accuracies"]["among_classes"]
         words = f"taken for {expected}: {accuracy:.0%} of {len(pictures)}"
         chart = answers_chart(pictures, report["pictures"], expected, [prompt, words] if prompt else [words])
-        host.say_on_node("\n".join(in_words(report, words)))
-        return io.NodeOutput(accuracy, json.dumps(report), chart, ui=ui.PreviewImage(chart, cls=cls))
+        shown = said(in_words(report, words), ui.PreviewImage(chart, cls=cls))
+        return io.NodeOutput(accuracy, json.dumps(report), chart, ui=shown)
 
 
 def in_words(report: dict, words: str) -> list[str]:

@@ -8,6 +8,7 @@ from ..unguide_ops import figures, gate, host
 from ..unguide_ops.concept import lines
 from ..unguide_ops.probe import ProbeSettings, probe
 from .sockets import CATEGORY, LoRASocket, folded, rate_input, seed_input, size_inputs, w_inputs
+from .words import said
 
 
 class UnGuideStabilityProbe(io.ComfyNode):
@@ -92,7 +93,5 @@ class UnGuideStabilityProbe(io.ComfyNode):
         weights = [w_erased if it else w_unrelated for it in erased]
         report = found.report(weights)
         chart = figures.probe_chart(report, lora.calibration if settings.mode == gate.CALIBRATED else None)
-        host.say_on_node("\n".join([*found.warnings, *(it["why"] for it in report["prompts"])]))
-        return io.NodeOutput(
-            weights, erased, json.dumps(report), chart, list(prompts), ui=ui.PreviewImage(chart, cls=cls)
-        )
+        shown = said([*found.warnings, *(it["why"] for it in report["prompts"])], ui.PreviewImage(chart, cls=cls))
+        return io.NodeOutput(weights, erased, json.dumps(report), chart, list(prompts), ui=shown)

@@ -2,12 +2,13 @@
 
 import json
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..unguide_ops import host
 from ..unguide_ops.steering import ON_DOUBT, SIDES, Course, SteeringSettings
 from ..unguide_ops.unguidance import unguide
 from .sockets import CATEGORY, MOST, LoRASocket, folded, rate_input, seed_input, w_inputs
+from .words import said
 
 INSIDE, LINKED, ALWAYS_ERASE, OFF = "inside sampling", "linked", "always erase", "off"
 
@@ -151,7 +152,7 @@ def ignored(gate: str, erased: bool | None = None, w: float | None = None, **set
 
 def outspoken(model, lora, **gate):
     """The guided MODEL for nodes that do not sample themselves: what becomes of its runs stands on the node."""
-    say, warnings = host.voice_of_node(), ignored(**gate)
+    say, warnings = host.keep_on_node(), ignored(**gate)
     if warnings:
         say("\n".join(warnings))
     return guided(model, lora, lambda course: say("\n".join([*warnings, *in_words(course)])), **gate)
@@ -273,5 +274,5 @@ class UnGuidanceKSampler(io.ComfyNode):
         report = json.dumps(
             {"gate": gate["gate"], **counted, **found, "warnings": [*warnings, *found.get("warnings", ())]}
         )
-        host.say_on_node("\n".join([*warnings, *(line for course in courses for line in in_words(course))]))
-        return io.NodeOutput(latent, report, ui=ui.PreviewText(report))
+        shown = said([*warnings, *(line for course in courses for line in in_words(course))])
+        return io.NodeOutput(latent, report, ui=shown)

@@ -9,6 +9,7 @@ from ..unguide_ops.calibrate import calibrate
 from ..unguide_ops.showcase import showcase
 from ..unguide_ops.training import CANCELLED, Training, train
 from .sockets import CATEGORY, ConceptSocket, LoRASocket, folded, seed_input, size_inputs
+from .words import said
 
 CUSTOM = "custom"
 DEFAULT = settings.OBJECT
@@ -195,10 +196,10 @@ class UnGuideTrainLoRA(io.ComfyNode):
             lora.preview = grid[0].float().cpu()
         done = trained.report()
         words = f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}"
-        host.say_on_node("\n".join(it for it in (words, *trained.warnings, problem) if it))
         rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}
         report = json.dumps({"preset": preset, **done, **rest}, indent=1)
-        return io.NodeOutput(lora, curve, report, grid, ui=ui.PreviewImage(grid, cls=cls))
+        shown = said((words, *trained.warnings, problem), ui.PreviewImage(grid, cls=cls))
+        return io.NodeOutput(lora, curve, report, grid, ui=shown)
 
 
 def keep(trained: Training) -> None:
@@ -217,6 +218,6 @@ def keep(trained: Training) -> None:
         except Exception as error:
             problems.append(str(getattr(error, "strerror", None) or error))
         else:
-            host.say_on_node("\n".join([f"{so_far} is kept as {name}", *problems]))
+            host.keep_on_node()("\n".join([f"{so_far} is kept as {name}", *problems]))
             return
-    host.say_on_node(f"{so_far} could not be kept: {'; '.join(problems)}")
+    host.keep_on_node()(f"{so_far} could not be kept: {'; '.join(problems)}")

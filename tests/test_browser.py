@@ -66,7 +66,7 @@ def test_run_on_the_first_workflow_ends_in_pictures_words_and_nothing_in_the_log
     pictures = comfy.page.evaluate("() => app.graph._nodes.filter((it) => it.type === 'PreviewImage')"
                                    ".map((it) => [it.title, it.imgs?.length])")  # fmt: skip
     assert pictures == [["Base model", 8], ["UnGuidance", 8]]
-    words = comfy.page.locator(".dom-widget").all_inner_texts()
+    words = comfy.words()
     assert any("a photo of the cat: recognised as the concept" in it for it in words)
     assert any("evaluations" in it for it in words)
     log = server.log.read_text(encoding="utf-8", errors="replace")
@@ -114,8 +114,9 @@ def test_cancel_stops_training_and_keeps_what_was_trained(comfy):
     comfy.page.get_by_text("of 10000, loss").first.wait_for()
     comfy.shoot(SHOTS / "training.png")
     comfy.press("Cancel current run")
-    comfy.page.get_by_text("is kept as unguide/cancelled/").first.wait_for()
     comfy.wait("() => !app.runningNodeId")
+    comfy.wait("() => app.graph._nodes.some((it) => it.widgets?.some((one) => "
+               "one.name === 'unguide_words' && one.value.includes('is kept as unguide/cancelled/')))")  # fmt: skip
     assert not comfy.ours()
 
 

@@ -31,14 +31,14 @@ from .patching import converted, weight_changes
 from .runs import Run, RunAgain
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
 from .steering import steer
-from .watching import Interrupted, Watch, decoder, say_on_node, voice_of_node
+from .watching import Interrupted, Watch, decoder, keep_on_node, say_on_node
 
 __all__ = [
     "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel",
     "OutOfMemory", "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model",
     "cfg_guider", "check_trainable", "clip_files", "clip_path", "converted", "decoder", "diffusion_model",
-    "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path", "ksample", "layer_names",
-    "layer_outputs", "lora_files", "lora_path", "new_lora_path", "new_output_path", "noise_like",
+    "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path", "keep_on_node", "ksample",
+    "layer_names", "layer_outputs", "lora_files", "lora_path", "new_lora_path", "new_output_path", "noise_like",
     "pack_conditioning", "places", "rows_that_fit", "say_on_node", "session", "steer", "text_of",
-    "unpack_conditioning", "version_of", "voice_of_node", "weight_changes", "weight_of",
+    "unpack_conditioning", "version_of", "weight_changes", "weight_of",
 ]  # fmt: skip

@@ -15,6 +15,8 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 
 Interrupted = comfy.model_management.InterruptProcessingException
+NO_TAGS = str.maketrans("<>", "\u2039\u203a")
+"""Progress text is HTML to some front ends, and it may quote prompts and names of files from anywhere."""
 
 
 class Watch:
@@ -99,6 +101,20 @@ def voice_of_node() -> Callable[[str], None]:
 
     def say(text: str) -> None:
         if context is not None and "server" in sys.modules:  # a host without its server has no one to tell
-            sys.modules["server"].PromptServer.instance.send_progress_text(text, context.node_id)
+            server = sys.modules["server"].PromptServer.instance
+            server.send_progress_text(text.translate(NO_TAGS), context.node_id)
 
     return say
+
+
+def keep_on_node() -> Callable[[str], None]:
+    """The same for words that are to stay on the node when the job ends (web/words.js)."""
+    context, say = get_executing_context(), voice_of_node()
+
+    def keep(text: str) -> None:
+        say(text)
+        if context is not None and "server" in sys.modules:
+            server = sys.modules["server"].PromptServer.instance
+            server.send_sync("unguide.words", {"node": context.node_id, "text": text}, server.client_id)
+
+    return keep

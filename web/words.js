@@ -1,0 +1,61 @@
+// What a node says of its result stays on the node: front ends take a node's progress text away when the job ends.
+// The words come with the result (`text`), or, for nodes that others sample, by a message of their own.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { ComfyWidgets } from "../../scripts/widgets.js";
+
+const NAME = "unguide_words";
+const PROGRESS = "$$node-text-preview"; // the front end's own, which says the same while it is there
+const ours = (node) => /^UnGuid(e|ance)/.test(node?.comfyClass ?? "");
+
+function widgetOf(node) {
+  const there = node.widgets?.find((widget) => widget.name === NAME);
+  if (there) return there;
+  const { widget } = ComfyWidgets.STRING(node, NAME, ["STRING", { multiline: true }], app);
+  widget.label = "result";
+  widget.serialize = false; // neither in the workflow nor in the prompt
+  widget.options = { ...widget.options, serialize: false, read_only: true };
+  const area = widget.element ?? widget.inputEl;
+  if (area) {
+    area.readOnly = true;
+    area.classList.add("unguide-words");
+  }
+  const [width, height] = node.size;
+  const [, needed] = node.computeSize();
+  node.setSize([width, Math.max(height, needed)]);
+  return widget;
+}
+
+function say(node, text) {
+  if (!ours(node) || !text) return;
+  const progress = node.widgets?.findIndex((widget) => widget.name === PROGRESS) ?? -1;
+  if (progress >= 0) {
+    node.widgets[progress].onRemove?.();
+    node.widgets.splice(progress, 1);
+  }
+  widgetOf(node).value = text; // a text field: nothing in it is taken for HTML
+  node.setDirtyCanvas(true, true);
+}
+
+function find(id) {
+  // "12", or "7:12": node 12 in the subgraph that node 7 is
+  let graph = app.rootGraph ?? app.graph;
+  const path = String(id).split(":");
+  for (const step of path.slice(0, -1)) graph = graph?.getNodeById(Number(step))?.subgraph;
+  return graph?.getNodeById(Number(path.at(-1)));
+}
+
+api.addEventListener("unguide.words", ({ detail }) => say(find(detail.node), detail.text));
+
+app.registerExtension({
+  name: "unguide.words",
+  nodeCreated(node) {
+    if (!ours(node)) return;
+    const before = node.onExecuted;
+    node.onExecuted = function (message, ...rest) {
+      const result = before?.call(this, message, ...rest);
+      say(this, message?.text?.join("\n"));
+      return result;
+    };
+  },
+});
