@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from control_nets import control_net_of
+from dev.composition.control_nets import control_net_of
 from PIL import Image
 from real_host import REPOSITORY
 from safetensors.torch import save_file
