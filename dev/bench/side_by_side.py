@@ -19,7 +19,8 @@ Draw = Callable[[Any], torch.Tensor]
 
 
 def draw_blended(base: tuple[Draw, Any], merged: tuple[Draw, Any], ws: Sequence[float]) -> torch.Tensor:
-    """Latents of two runs, (draw, MODEL) each, in which all predictions are `w * e_base + (1 - w) * e_merged`.
+    """Latents of two runs, (draw, MODEL) each, in which all predictions are `w * e_base + (1 - w) * e_merged`,
+    at the latents of the first.
 
     `ws`: of each picture. Both runs are whole ones, so what hangs on either MODEL sees and remembers nothing of the
     other. Raises what either raises, and RuntimeError where they do not ask for the same.
@@ -42,6 +43,7 @@ class _Turns:
         self.drawn: dict[int, torch.Tensor] = {}
         self.errors: list[BaseException] = []
         self._ws = ws
+        self._x: torch.Tensor | None = None  # the first run's
         self._predicted: list[list[torch.Tensor] | None] = [None, None]
         self._blended: list[torch.Tensor] = []
         self._random = [_random_state(), _random_state()]
@@ -52,13 +54,17 @@ class _Turns:
         torch.set_num_threads(self._threads)
         asking = False
 
-        def around(executor, *args):
+        def around(executor, x: torch.Tensor):
             nonlocal asking
             if asking:  # another pack's function asks the host's
-                return executor(*args)
+                return executor(x)
+            if number == 0:
+                self._x = x
+            elif self._x is None or self._x.shape != x.shape:
+                raise RuntimeError("The two runs do not ask for the same predictions.")
             asking = True
             try:
-                predicted = executor(*args)
+                predicted = executor(self._x)
             finally:
                 asking = False
             return self._exchange(number, predicted)
@@ -101,14 +107,18 @@ class _Turns:
 
 
 def _with_wrapper(model, around: Callable):
-    """A clone of MODEL; the wrapper is the outermost one."""
+    """A clone of MODEL whose predictions are `around(latents -> predictions, latents)`, outside of all other wrappers."""
+
+    def ask(executor, network, conds, x, *rest):
+        return around(lambda x: executor(network, conds, x, *rest), x)
+
     model = model.clone()
     options = model.model_options
     wrappers = options.setdefault("transformer_options", {}).setdefault("wrappers", {})
-    wrappers[WrappersMP.CALC_COND_BATCH] = {KEY: [around], **wrappers.get(WrappersMP.CALC_COND_BATCH, {})}
+    wrappers[WrappersMP.CALC_COND_BATCH] = {KEY: [ask], **wrappers.get(WrappersMP.CALC_COND_BATCH, {})}
     if OWN_FUNCTION in options:
         function = options[OWN_FUNCTION]
-        options[OWN_FUNCTION] = lambda args: around(function, args)
+        options[OWN_FUNCTION] = lambda args: around(lambda x: function({**args, "input": x}), args["input"])
     return model
 
 

@@ -46,6 +46,7 @@ class Outcome:
 def try_part(stage: Stage, part: Part, cases: Sequence[tuple[str, tuple[str, ...]]] = CASES) -> list[Outcome]:
     """The outcome of each case, (way, prompts). Raises what the part raises without UnGuidance."""
     plain: dict[tuple[str, ...], torch.Tensor] = {}
+    cases = [case for case in cases if len(case[1]) == 1 or not part.expected.alone]
     for _, prompts in cases:
         if prompts not in plain:
             plain[prompts] = draw(stage, part, prompts, lambda model: model)
@@ -96,6 +97,9 @@ def _fault(stage: Stage, part: Part, way: str, plain: torch.Tensor, drawn: torch
     """What is wrong with a picture, in words."""
     means = [prompt == CAT and part.expected.erased for prompt in outcome.prompts]
     right = [W if it or way == FIXED else 1.0 for it in means]
+    if part.expected.unsure and not (way == FIXED or means[0]):
+        outcome.another_picture = part.expected.unsure
+        return ""
     if outcome.ws and outcome.ws != right:
         return f"decided {outcome.ws}, right is {right}"
     same = [torch.equal(one, other) for one, other in zip(drawn, plain, strict=True)]
