@@ -13,13 +13,13 @@ from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
-from dev.composition.control_nets import control_net_of
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import host
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
 from dev.bench.two_copies import blend, merge, relative_error
+from dev.composition.control_nets import control_net_of
 
 CLOSE = 1e-4
 ADAPTIVE = 1e-2  # a sampler that chooses its steps by its own error: rounding moves them

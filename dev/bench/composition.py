@@ -67,18 +67,19 @@ def try_part(folder: Path, path: Path, name: str) -> dict:
                 raise
             return found | {"does_not_apply": f"{type(error).__name__}: {error}"}
         found["outcomes"] = [dataclasses.asdict(it) | {"untried": untried} for it in outcomes]
-        if part.is_a_patch and not part.expected.refusal:
+        if part.is_a_patch and part.in_haste and not part.expected.refusal:
             found["costs"] = _costs(stage, part)
     return found
 
 
 def _costs(stage, part) -> dict[str, int]:
     """Evaluations for one picture by the gate, unrelated and erased, at 20 steps; plain sampling without it."""
-    from dev.composition import matrix
-    from dev.composition.stage import CAT, DOG
     from unguide.unguide_ops import host
     from unguide.unguide_ops.steering import SteeringSettings
     from unguide.unguide_ops.unguidance import unguide
+
+    from dev.composition import matrix
+    from dev.composition.stage import CAT, DOG
 
     def cost(prompt: str, ours) -> int:
         counter = host.EvaluationCounter()
@@ -117,7 +118,11 @@ def _parts() -> dict:
 
 def text(whole: dict) -> str:
     """The report as Markdown."""
-    lines = ["| figure | value |", "|---|---|", *(f"| `{name}` | {value} |" for name, value in whole["figures"].items())]
+    lines = [
+        "| figure | value |",
+        "|---|---|",
+        *(f"| `{name}` | {value} |" for name, value in whole["figures"].items()),
+    ]
     wrong = [it for it in whole["outcomes"] if it["verdict"] == "wrong"]
     lines += ["", *(f"- {it['part']}, {it['way']}, {' | '.join(it['prompts'])}: {it['words']}" for it in wrong)]
     return "\n".join(lines) + "\n\n" + table(whole)
@@ -130,7 +135,7 @@ def table(whole: dict) -> str:
         its = [it for it in whole["outcomes"] if it["part"] == part["name"]]
         rows.setdefault((part["group"], _fare(part, its)), []).append(f"{part['name']}")
     lines = ["| | with | what comes of it |", "|---|---|---|"]
-    lines += [f"| {group} | {', '.join(names)} | {fare} |" for (group, fare), names in rows.items()]
+    lines += [f"| {group} | {'; '.join(names)} | {fare} |" for (group, fare), names in rows.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Two runs side by side, each with a model, patches, caches and random numbers of its own, that go on with one blend."""
+"""Two runs side by side that go on with one blend, each with a model, patches, caches and random numbers of its own."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class _Turns:
 
 
 def _with_wrapper(model, around: Callable):
-    """A clone of MODEL whose predictions are `around(latents -> predictions, latents)`, outside of all other wrappers."""
+    """A clone of MODEL whose predictions are `around(latents -> predictions, latents)`, outside of other wrappers."""
 
     def ask(executor, network, conds, x, *rest):
         return around(lambda x: executor(network, conds, x, *rest), x)

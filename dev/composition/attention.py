@@ -25,6 +25,7 @@ class MovedAlong:
         self._patch = patch
 
     def __call__(self, *args):
+        """The patch."""
         return self._patch(*args)
 
     def to(self, *args, **kwargs):

@@ -163,7 +163,13 @@ def without_a_guider(scene: Scene) -> None:
         x = comfy.sample.prepare_noise(latent, 3) * sigmas[0]
         for now, then in zip(sigmas, sigmas[1:], strict=False):
             x0 = comfy.samplers.sampling_function(
-                network, x, now.expand(len(x)), made["negative"], made["positive"], CFG, model_options=model.model_options
+                network,
+                x,
+                now.expand(len(x)),
+                made["negative"],
+                made["positive"],
+                CFG,
+                model_options=model.model_options,
             )
             x = x0 + (x - x0) * then / now
         return x

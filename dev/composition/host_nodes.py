@@ -133,8 +133,8 @@ TRIED: Mapping[str, Mapping[str, Any]] = {
     "VideoLinearCFGGuidance": {},
     "VideoTriangleCFGGuidance": {},
 }
-"""Nodes that are tried, and those of their inputs that need another value than their default, to fit the embedded model or
-to change a picture at all.
+"""Nodes that are tried, and those of their inputs that need another value than their default, to fit the embedded model
+or to change a picture at all.
 """
 
 BATCH = "ComfyUI's own node fails with more than one picture"

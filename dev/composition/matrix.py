@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import traceback
 from collections.abc import Sequence
@@ -45,12 +46,40 @@ class Outcome:
 
 def try_part(stage: Stage, part: Part, cases: Sequence[tuple[str, tuple[str, ...]]] = CASES) -> list[Outcome]:
     """The outcome of each case, (way, prompts). Raises what the part raises without UnGuidance."""
-    plain: dict[tuple[str, ...], torch.Tensor] = {}
-    cases = [case for case in cases if len(case[1]) == 1 or not part.expected.alone]
-    for _, prompts in cases:
-        if prompts not in plain:
-            plain[prompts] = draw(stage, part, prompts, lambda model: model)
-    return [_try(stage, part, way, prompts, plain[prompts]) for way, prompts in cases]
+    trial = Trial(stage, part)
+    return [_try(trial, *case) for case in cases if len(case[1]) == 1 or not part.expected.alone]
+
+
+class Trial:
+    """A part, and the pictures that ours are compared with, each drawn once."""
+
+    def __init__(self, stage: Stage, part: Part):
+        self.stage, self.part = stage, part
+        self._plain: dict[tuple[str, ...], torch.Tensor] = {}
+        self._copies: dict[tuple[tuple[str, ...], tuple[float, ...]], torch.Tensor] = {}
+
+    def plain(self, prompts: tuple[str, ...]) -> torch.Tensor:
+        """By the part without us."""
+        if prompts not in self._plain:
+            self._plain[prompts] = draw(self.stage, self.part, prompts, lambda model: model)
+        return self._plain[prompts]
+
+    def two_copies(self, prompts: tuple[str, ...], ws: tuple[float, ...]) -> torch.Tensor:
+        """By two models, the LoRA merged into one, each with a part of its own."""
+        if (prompts, ws) not in self._copies:
+            base = self.part.model(self.stage, self.stage.model)
+            draws = [scene_of(self.stage, self.part, prompts).draw for _ in range(2)]
+            self._copies[prompts, ws] = draw_blended((draws[0], base), (draws[1], self._merged()), ws)
+        return self._copies[prompts, ws]
+
+    def _merged(self):
+        merged = self.part.model(self.stage, self.stage.merged)
+        return self._merged_behind if merged.patches else merged
+
+    @functools.cached_property
+    def _merged_behind(self):
+        """Where the part changes weights: the LoRA is merged into those that it has changed."""
+        return self.stage.merged_behind(lambda model: self.part.model(self.stage, model))
 
 
 def draw(stage: Stage, part: Part, prompts: Sequence[str], ours, steps: int | None = None) -> torch.Tensor:
@@ -68,10 +97,12 @@ def scene_of(stage: Stage, part: Part, prompts: Sequence[str], steps: int | None
     return scene
 
 
-def _try(stage: Stage, part: Part, way: str, prompts: tuple[str, ...], plain: torch.Tensor) -> Outcome:
+def _try(trial: Trial, way: str, prompts: tuple[str, ...]) -> Outcome:
     from unguide.unguide_ops.steering import SteeringSettings
     from unguide.unguide_ops.unguidance import unguide
 
+    stage, part = trial.stage, trial.part
+    trial.plain(prompts)
     outcome = Outcome(part.name, way, prompts, WRONG)
     settings = SteeringSettings(w=None if way == GATE else W, sides="cond and uncond", eta=1.0)
     courses: list[Any] = []
@@ -88,13 +119,14 @@ def _try(stage: Stage, part: Part, way: str, prompts: tuple[str, ...], plain: to
         outcome.words = f"{type(error).__name__}: {error}"
         return outcome
     outcome.ws = [it.w for it in courses[-1].decisions] if courses else []
-    outcome.words = "not refused" if refused else _fault(stage, part, way, plain, drawn, outcome)
+    outcome.words = "not refused" if refused else _fault(trial, way, drawn, outcome)
     outcome.verdict = WRONG if outcome.words else RIGHT
     return outcome
 
 
-def _fault(stage: Stage, part: Part, way: str, plain: torch.Tensor, drawn: torch.Tensor, outcome: Outcome) -> str:
+def _fault(trial: Trial, way: str, drawn: torch.Tensor, outcome: Outcome) -> str:
     """What is wrong with a picture, in words."""
+    part, plain = trial.part, trial.plain(outcome.prompts)
     means = [prompt == CAT and part.expected.erased for prompt in outcome.prompts]
     right = [W if it or way == FIXED else 1.0 for it in means]
     if part.expected.unsure and not (way == FIXED or means[0]):
@@ -110,22 +142,13 @@ def _fault(stage: Stage, part: Part, way: str, plain: torch.Tensor, drawn: torch
         outcome.another_picture = part.expected.another_picture
     if set(right) == {1.0}:
         return ""
-    outcome.error = relative_error(drawn, two_copies(stage, part, outcome.prompts, right))
+    outcome.error = relative_error(drawn, trial.two_copies(outcome.prompts, tuple(right)))
     if not outcome.error < part.expected.close:
         return f"{outcome.error:.1e} from two merged copies"
     steered = [i for i, w in enumerate(right) if w != 1]
     if outcome.ws and any(relative_error(drawn[i], plain[i]) < STEERED for i in steered):
         return "the unsteered picture"
     return ""
-
-
-def two_copies(stage: Stage, part: Part, prompts: Sequence[str], ws: Sequence[float]) -> torch.Tensor:
-    """The same by two models, the LoRA merged into one, each with a part of its own."""
-    base, merged = part.model(stage, stage.model), part.model(stage, stage.merged)
-    if merged.patches:  # of weights
-        merged = stage.merged_behind(lambda model: part.model(stage, model))
-    draws = [scene_of(stage, part, prompts).draw for _ in range(2)]
-    return draw_blended((draws[0], base), (draws[1], merged), ws)
 
 
 def acts(stage: Stage, part: Part) -> bool:

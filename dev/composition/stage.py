@@ -62,7 +62,9 @@ class Stage:
     def style(self) -> dict[str, torch.Tensor]:
         """A LoRA of somebody else's, as in a file."""
         generator = torch.Generator().manual_seed(5)
-        linear = next(it for path, it in self.model.model.diffusion_model.named_modules() if path.endswith("attn2.to_k"))
+        linear = next(
+            it for path, it in self.model.model.diffusion_model.named_modules() if path.endswith("attn2.to_k")
+        )
         return {
             f"{STYLED}.lora_down.weight": torch.randn(2, linear.in_features, generator=generator),
             f"{STYLED}.lora_up.weight": 0.2 * torch.randn(linear.out_features, 2, generator=generator),

@@ -196,8 +196,8 @@ def _inside(it, kept: list[tuple]) -> Iterable[Any]:
     if isinstance(it, type):
         return _of_class(it, kept) if _of_pack(it) else ()
     if isinstance(it, torch.nn.Module):
-        its = [module for module in it.modules() if _of_pack(type(module))]
-        return [*map(_Attributes, its), *map(type, its)]
+        own = [module for module in it.modules() if _of_pack(type(module))]
+        return [*map(_Attributes, own), *map(type, own)]
     if isinstance(it, CLOSED) or _ours(type(it)) or _of_library(type(it)):
         return ()
     slots = {name: getattr(it, name) for kind in type(it).__mro__ for name in _slots(kind) if hasattr(it, name)}
@@ -243,9 +243,9 @@ def _check_iterator(it: Iterator) -> None:
     if isinstance(it, types.GeneratorType) and (it.gi_frame is None or it.gi_running):
         return
     raise RuntimeError(
-        f"Something else on this MODEL takes what to do next from an iterator "
-        f"(`{getattr(it, '__qualname__', type(it).__name__)}`), which cannot be put back: UnGuidance asks the model more "
-        f"often than plain sampling, and the picture would be another. Leave that patch out."
+        f"Something else on this MODEL takes what to do next from an "
+        f"iterator (`{getattr(it, '__qualname__', type(it).__name__)}`), which cannot be put back: UnGuidance asks the "
+        f"model more often than plain sampling, and the picture would be another. Leave that patch out."
     )
 
 
