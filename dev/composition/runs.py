@@ -127,7 +127,7 @@ def controlled(part: Part) -> Part:
         with_control(scene)
         part.scene(scene)
 
-    return Part(f"ControlNet; {part.name}", CONTROL, part.model, both, part.expected, part.steps)
+    return Part(f"ControlNet and {part.name}", CONTROL, part.model, both, part.expected, part.steps)
 
 
 CONTROLLED = {"NAG on the text", "image prompts for the cond alone", "attention shared in a batch",
