@@ -13,7 +13,6 @@ from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
-from control_nets import control_net_of
 from precision import ADAPTIVE, CLOSE
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import host
@@ -21,6 +20,7 @@ from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
 from dev.bench.two_copies import blend, merge, relative_error
+from dev.composition.control_nets import control_net_of
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 

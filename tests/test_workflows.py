@@ -4,12 +4,12 @@ import io
 import json
 
 import pytest
-from control_nets import control_net_of
 from PIL import Image
 from real_host import REPOSITORY
 from safetensors.torch import save_file
 
 from dev.client import fetch_image, run_graph
+from dev.composition.control_nets import control_net_of
 from dev.workflows import on_the_demo_model
 from dev.workflows.canvas import NOTE
 from dev.workflows.shipped import CONTROL_NET, WORKFLOWS, drawn

@@ -153,9 +153,9 @@ class Steered:
             self._doubt = self._doubt or self._about_the_text(prompt, b, targets[number][0])
             scores.append(gate.response(b, e, *targets[number]))
         self._note(call)
-        self._alike = alike(
-            [it for it in (prompt.text(len(call.x)) for prompt in prompts) if it is not None], len(call.x)
-        )
+        texts = [it for it in (prompt.text(len(call.x)) for prompt in prompts) if it is not None]
+        apart = any(prompt.has_hooked_parts for prompt in prompts)
+        self._alike = [[row] for row in call.rows] if apart else alike(texts, len(call.x))
         self._scores[call.sigma] = torch.stack(scores).amax(0).tolist()
         if len(self._scores) == self.settings.gate_steps:
             self._decide()

@@ -1,6 +1,6 @@
 """`python dev bench NAME` (see BENCHMARKS): measure the embedded model and its judges, what training achieves on it,
 what a gate can tell, what sampling costs, how well each way forgets, under attack too, whether a sweep loses nothing,
-whether every model family works, and what happens when something goes wrong.
+whether every model family works, what happens when something goes wrong, and what it works with.
 """
 
 from __future__ import annotations
@@ -193,9 +193,20 @@ def run_reliability(workers, options: argparse.Namespace, folder: Path, words: d
     return reliability.text(reliability.measure(workers, each, path, options.host, options.only, options.fuzz_minutes))
 
 
+def run_composition(workers, options: argparse.Namespace, folder: Path, words: dict, classes: list[str]) -> str:
+    """`bench composition`; the report's text. Writes the table of docs/sampling.md as well."""
+    from dev.bench import composition, report
+
+    whole = composition.measure(workers, each, folder, options.output)
+    text = composition.text(whole)
+    report.write(options.output / "composition", whole, text)
+    composition.write_page(ROOT / "docs" / "sampling.md", whole)
+    return text
+
+
 BENCHMARKS = {"model": run_model, "training": run_training, "gate": run_gate, "sampling": run_sampling,
               "quality": run_quality, "sweep": run_sweep, "families": run_families,
-              "reliability": run_reliability}  # fmt: skip
+              "reliability": run_reliability, "composition": run_composition}  # fmt: skip
 
 
 def each(workers: ProcessPoolExecutor, what: str, task: Callable, cases: Sequence[Iterable]) -> list:

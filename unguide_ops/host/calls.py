@@ -11,6 +11,7 @@ from functools import cached_property
 import comfy.conds
 import comfy.utils
 import torch
+from comfy.hooks import EnumHookType
 
 from .others import Memory, others_of
 from .runs import Run
@@ -33,6 +34,12 @@ class Prompt:
     conds: Conds
     number: int
     alone: bool
+
+    @property
+    def has_hooked_parts(self) -> bool:
+        """Whether hooks may bring texts of their own, picture by picture."""
+        hooks = self.conds[0].get("hooks")
+        return hooks is not None and any(it.hook_type != EnumHookType.Weight for it in hooks.hooks)
 
     def text(self, rows: int) -> torch.Tensor | None:
         """The encoded prompt of each picture, [rows, ...], or None where the model reads none."""

@@ -36,9 +36,8 @@ OUTSIDE = {"sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg
 """Options of a MODEL that act on what has been predicted, or only hold others."""
 
 PACK = __name__.removesuffix(".unguide_ops.host.others")
-CLOSED = (torch.nn.Module, torch.Tensor, comfy.model_patcher.ModelPatcher, comfy.conds.CONDRegular,
-          comfy.controlnet.ControlBase, comfy.samplers.CFGGuider, comfy.samplers.Sampler, types.ModuleType, Enum,
-          type)  # fmt: skip
+CLOSED = (torch.Tensor, comfy.model_patcher.ModelPatcher, comfy.conds.CONDRegular, comfy.controlnet.ControlBase,
+          comfy.samplers.CFGGuider, comfy.samplers.Sampler, types.ModuleType, Enum)  # fmt: skip
 """Not looked into: they hold no memory of a pack, or are the host's."""
 
 LIBRARIES = {*sys.stdlib_module_names, "aiohttp", "comfy_api", "einops", "execution", "numpy", "PIL", "server", "torch"}
@@ -89,7 +88,18 @@ def _ours(it) -> bool:
 
 
 def _of_library(it) -> bool:
-    return (getattr(it, "__module__", None) or "").partition(".")[0] in LIBRARIES
+    return _home(it) in LIBRARIES
+
+
+def _of_pack(it) -> bool:
+    """Whether a function, class or module is another pack's, or of the host's nodes, which may do as packs do."""
+    return not (_ours(it) or _of_library(it) or _home(it).startswith("comfy"))
+
+
+def _home(it) -> str:
+    """The package of a function, class or module."""
+    name = it.__name__ if isinstance(it, types.ModuleType) else getattr(it, "__module__", None)
+    return (name or "").partition(".")[0]
 
 
 class _Attributes:
@@ -102,8 +112,8 @@ class _Attributes:
 class Memory:
     """What others remember, together with the state of random numbers. Nothing where there are no others.
 
-    Followed are closures, instances, containers and the globals that functions use. What is written into a tensor in
-    place is not.
+    Followed are closures, instances and their classes, containers, and the globals that functions use. What is written
+    into a tensor in place is not. Raises RuntimeError for an iterator, which cannot be put back.
     """
 
     def __init__(self, others: list[Any], device: torch.device):
@@ -165,6 +175,9 @@ def _inside(it, kept: list[tuple]) -> Iterable[Any]:
         return it.copy()
     if isinstance(it, tuple | frozenset):
         return it
+    if isinstance(it, Iterator) and type(it).__module__ in ("builtins", "itertools"):
+        _check_iterator(it)
+        return ()
     if isinstance(it, torch.Generator):
         kept.append((it.set_state, it.get_state()))
         return ()
@@ -183,23 +196,60 @@ def _inside(it, kept: list[tuple]) -> Iterable[Any]:
     if isinstance(it, types.CellType):
         kept.append((_put_cell, it, _content(it)))
         return _content(it)
+    if isinstance(it, type):
+        return _of_class(it, kept) if _of_pack(it) else ()
+    if isinstance(it, torch.nn.Module):
+        own = [module for module in it.modules() if _of_pack(type(module))]
+        return [*map(_Attributes, own), *map(type, own)]
     if isinstance(it, CLOSED) or _ours(type(it)) or _of_library(type(it)):
         return ()
     slots = {name: getattr(it, name) for kind in type(it).__mro__ for name in _slots(kind) if hasattr(it, name)}
     if slots:
         kept.append((_put_slots, it, slots))
-    return (*slots.values(), vars(it)) if hasattr(it, "__dict__") else slots.values()
+    return (*slots.values(), vars(it) if hasattr(it, "__dict__") else None, *type(it).__mro__)
 
 
 def _of_function(it: types.FunctionType, kept: list[tuple]) -> list[Any]:
     inside = [*(it.__closure__ or ()), it.__defaults__, it.__kwdefaults__, vars(it)]
-    if not _of_library(it) and not (it.__module__ or "").startswith("comfy"):  # globals, and functions that it calls
-        for name in _names(it.__code__):
-            value = it.__globals__.get(name)
-            if name in it.__globals__ and not isinstance(value, types.ModuleType | type | types.BuiltinFunctionType):
-                kept.append((_put_global, it.__globals__, name, value))
-                inside.append(value)
+    if _of_pack(it):
+        inside += _of_names(_names(it.__code__), it.__globals__, kept)
     return inside
+
+
+def _of_names(names: set[str], space: dict, kept: list[tuple]) -> list[Any]:
+    """Globals, and functions and classes that code uses by these names, those of other modules of a pack as well."""
+    inside = []
+    for name in names & space.keys():
+        value = space[name]
+        if not isinstance(value, types.ModuleType):
+            kept.append((_put_global, space, name, value))
+            inside.append(value)
+        elif _of_pack(value) and vars(value) is not space:
+            inside += _of_names(names - {name}, vars(value), kept)
+    return inside
+
+
+def _of_class(it: type, kept: list[tuple]) -> list[Any]:
+    """What a class keeps in its attributes, and what its functions use."""
+    its = _attributes_of_class(it)
+    kept.append((_put_class, it, its))
+    functions = [value for value in vars(it).values() if isinstance(value, types.FunctionType)]
+    return [*functions, *(getattr(value, "__func__", value) for value in its.values())]
+
+
+def _attributes_of_class(it: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(it).items() if not name.startswith("__")}
+
+
+def _check_iterator(it: Iterator) -> None:
+    """Raises RuntimeError for one that goes on; a generator that has ended, or is running, is nobody's memory."""
+    if isinstance(it, types.GeneratorType) and (it.gi_frame is None or it.gi_running):
+        return
+    raise RuntimeError(
+        f"Something else on this MODEL takes what to do next from an "
+        f"iterator (`{getattr(it, '__qualname__', type(it).__name__)}`), which cannot be put back: UnGuidance asks the "
+        f"model more often than plain sampling, and the picture would be another. Leave that patch out."
+    )
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -265,6 +315,15 @@ def _put_slots(it, content: dict) -> None:
 def _put_global(it: dict, name: str, value) -> None:
     if it.get(name) is not value:
         it[name] = value
+
+
+def _put_class(it: type, content: dict) -> None:
+    now = _attributes_of_class(it)
+    for name in now.keys() - content.keys():
+        delattr(it, name)
+    for name, value in content.items():
+        if now.get(name) is not value or name not in now:
+            setattr(it, name, value)
 
 
 def _put_attributes(module: torch.nn.Module, content: dict) -> None:
