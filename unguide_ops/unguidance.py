@@ -85,7 +85,8 @@ def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[
         def predict(call: host.Call) -> list[torch.Tensor]:
             base, predicted = _predict(call, steered)
             if predicted is not base:
-                finite.extend(_are_finite(*pair) for pair in zip(base or predicted, predicted, strict=True))
+                known: list = [it.isfinite().all() for it in base] or [True] * len(predicted)
+                finite.extend(zip(known, [it.isfinite().all() for it in predicted], strict=True))
             return predicted
 
         yield predict
@@ -97,26 +98,24 @@ def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[
         concept.told(it.course)
 
 
-def _are_finite(*predictions: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return tuple(it.isfinite().all() for it in predictions)
+def _check_finite(predictions: Iterable[tuple[torch.Tensor | bool, torch.Tensor]]) -> None:
+    """Raises ValueError where a steered prediction was NaN or infinite, and says whose fault it is.
 
-
-def _check_finite(pairs: Iterable[tuple[torch.Tensor, ...]]) -> None:
-    """Raises ValueError where a steered prediction (the base's, ours) was NaN or infinite, and says whose fault it is.
-
-    Of predictions that are the base's alone nothing is said: they are what they would be without this pack.
+    Whether the base's and ours were finite, in the order of the run: what comes after the first that was not is made of
+    it. Of predictions that are the base's alone nothing is said: they are what they would be without this pack.
     """
-    bad = [base for base, ours in pairs if not ours]
-    if bad and not all(bad):
+    of_the_base = next((base for base, ours in predictions if not ours), None)
+    if of_the_base is None:
+        return
+    if not of_the_base:
         raise ValueError(
             "There is no picture: the model itself, without the LoRA, predicts NaN or infinite values. Load it in "
             "another precision (bf16 or fp32)."
         )
-    if bad:
-        raise ValueError(
-            "There is no picture: with the LoRA the model predicts NaN or infinite values. Load the model in another "
-            "precision, or use another LoRA."
-        )
+    raise ValueError(
+        "There is no picture: with the LoRA the model predicts NaN or infinite values. Load the model in another "
+        "precision, or use another LoRA."
+    )
 
 
 def _predict(call: host.Call, steered: Sequence[Steered]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import functools
 import importlib
@@ -9,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -52,7 +52,7 @@ class Trap:
     def __init__(self, fault: str, at: int = 1, look: Callable[[], object] = lambda: None):
         """`look` is called when it springs, and what it returns is `seen`."""
         self.fault, self.at, self.look = fault, at, look
-        self.error, self.aside = error_of(fault), threading.local()
+        self.error, self.aside = error_of(fault), argparse.Namespace()
         self.armed, self.sprung, self.visits, self.seen = True, False, 0, None
 
     def visit(self) -> None:
