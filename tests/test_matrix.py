@@ -15,6 +15,7 @@ from dev.bench.two_copies import blend, merge, relative_error
 from dev.composition import caches, every, host_nodes, matrix
 from dev.composition.parts import Part
 from dev.composition.stage import CAT, DOG, Scene, Stage
+from dev.composition.verdicts import REFUSED, WRONG
 from dev.environment import read_pins
 
 PARTS = every.parts()
@@ -30,10 +31,10 @@ def stage(trained):
 
 
 def check(outcomes, part):
-    wrong = [f"{it.name}: {it.words}" for it in outcomes if it.verdict == matrix.WRONG]
+    wrong = [f"{it.name}: {it.words}" for it in outcomes if it.verdict == WRONG]
     assert not wrong
     if part.expected.refusal:
-        assert any(it.verdict == matrix.REFUSED for it in outcomes)
+        assert any(it.verdict == REFUSED for it in outcomes)
 
 
 @pytest.mark.parametrize("part", [it for it in PARTS if it.in_haste], ids=lambda it: it.name)
@@ -90,7 +91,7 @@ def test_a_combination_that_goes_wrong_is_found(stage):
 
     for part in (Part("another each time", "", scene=another), Part("without us", "", model=without)):
         (found,) = matrix.try_part(stage, part, [(matrix.FIXED, (CAT,))])
-        assert found.verdict == matrix.WRONG and found.words
+        assert found.verdict == WRONG and found.words
 
 
 # --- single promises, to the number

@@ -11,6 +11,7 @@ import torch
 
 from dev.bench import sampling
 from dev.bench.studio import studio
+from dev.composition.verdicts import REFUSED, RIGHT, WRONG
 
 COST_STEPS = 20
 BEGIN, END = "<!-- the matrix -->\n", "<!-- end of the matrix -->\n"
@@ -24,8 +25,6 @@ def measure(workers, each, folder: Path, output: Path) -> dict:
     path.unlink()
     outcomes = [outcome for it in found for outcome in it["outcomes"]]
     counted = Counter(it["verdict"] for it in outcomes if not it["untried"])
-    from dev.composition.matrix import REFUSED, RIGHT, WRONG
-
     figures = {
         "combinations": sum(counted.values()),
         "right": counted[RIGHT],
@@ -123,7 +122,7 @@ def text(whole: dict) -> str:
         "|---|---|",
         *(f"| `{name}` | {value} |" for name, value in whole["figures"].items()),
     ]
-    wrong = [it for it in whole["outcomes"] if it["verdict"] == "wrong"]
+    wrong = [it for it in whole["outcomes"] if it["verdict"] == WRONG]
     lines += ["", *(f"- {it['part']}, {it['way']}, {' | '.join(it['prompts'])}: {it['words']}" for it in wrong)]
     return "\n".join(lines) + "\n\n" + table(whole)
 
@@ -144,12 +143,12 @@ def _fare(part: dict, outcomes: list[dict]) -> str:
     verdicts = {it["verdict"] for it in outcomes}
     if "does_not_apply" in part or not outcomes:
         return "does not apply"
-    if "wrong" in verdicts:
+    if WRONG in verdicts:
         return "wrong"
-    refused = {it["way"] for it in outcomes if it["verdict"] == "refused with words"}
+    refused = {it["way"] for it in outcomes if it["verdict"] == REFUSED}
     another = next((it["another_picture"] for it in outcomes if it["another_picture"]), "")
     said = f'"{part["refusal"]}"'
-    if verdicts == {"refused with words"}:
+    if verdicts == {REFUSED}:
         return f"refused: {said}"
     works = "works" if not another else f"works; an unrelated picture may be another: {another}"
     return works if not refused else f"with a fixed w it works; the gate is in doubt: {said}"

@@ -15,13 +15,13 @@ from dev.bench.side_by_side import draw_blended
 from dev.bench.two_copies import relative_error
 from dev.composition.parts import Part
 from dev.composition.stage import CAT, DOG, Scene, Stage
+from dev.composition.verdicts import REFUSED, RIGHT, WRONG
 
 W = -1.0
 GATE, FIXED = "gate", f"w = {W:g}"
 WAYS = (GATE, FIXED)
 BATCHES = ((CAT,), (DOG,), (CAT, DOG))
 CASES = [(GATE, batch) for batch in BATCHES] + [(FIXED, batch) for batch in BATCHES if CAT in batch]
-RIGHT, REFUSED, WRONG = "right", "refused with words", "wrong"
 STEERED = 0.01  # a steered picture is at least this far from the base's
 
 
