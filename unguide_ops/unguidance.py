@@ -78,14 +78,12 @@ def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[
         for concept in concepts:
             attached.enter_context(concept.branch.attached(diffusion_model))
         steered = [Steered(run, it.branch, it.lora, it.settings, it.known) for it in concepts]
-        finite: list[
-            tuple[torch.Tensor, ...]
-        ] = []  # looked at when all is done: until then nothing waits for the device
+        finite: list = []  # see `_check_finite`; looked at when all is done: until then nothing waits for the device
 
         def predict(call: host.Call) -> list[torch.Tensor]:
             base, predicted = _predict(call, steered)
             if predicted is not base:
-                known: list = [it.isfinite().all() for it in base] or [True] * len(predicted)
+                known = [it.isfinite().all() for it in base] if base else [True] * len(predicted)
                 finite.extend(zip(known, [it.isfinite().all() for it in predicted], strict=True))
             return predicted
 
