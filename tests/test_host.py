@@ -8,7 +8,9 @@ import ast
 import asyncio
 import inspect
 import math
+import os
 import sys
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import comfy.conds
@@ -35,7 +37,8 @@ from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from real_host import HOST
 from unguide.demo_model import load_demo_model
-from unguide.unguide_ops import host
+from unguide.nodes import training as nodes_training
+from unguide.unguide_ops import files, host, settings
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 LAYER = "middle_block.1.transformer_blocks.0.attn2.to_k"
@@ -412,6 +415,48 @@ def test_saved_files_are_numbered(tmp_path):
     assert folder_paths.get_save_image_path("sub/it", str(tmp_path))[2] == 2
 
 
+@pytest.fixture
+def loras(tmp_path, monkeypatch):
+    """The host's folder of LoRAs, empty, of which our part is a link to another, as users with two disks have it."""
+    loras, elsewhere, output = (tmp_path / name for name in ("loras", "elsewhere", "output"))
+    for folder in (loras, elsewhere, output):
+        folder.mkdir()
+    (loras / "unguide").symlink_to(elsewhere, target_is_directory=True)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(loras)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "output_directory", str(output))
+    return loras
+
+
+def test_files_in_a_folder_that_is_a_link_are_numbered_and_listed(loras, lora):
+    """folders.new_lora_path: of a whole prefix, hosts since 0.30 refuse to follow a link; of each part they do not."""
+    for number in (1, 2):
+        path, name = host.new_lora_path("unguide/sub/it")
+        files.save_lora(path, lora)
+        assert name == os.path.join("unguide", "sub", f"it_0000{number}_.safetensors")
+        assert name in folder_paths.get_filename_list("loras") and folder_paths.get_full_path("loras", name) == str(
+            path
+        )
+    assert len(list((loras.parent / "elsewhere" / "sub").iterdir())) == 2
+
+
+def test_what_was_trained_is_kept_elsewhere_where_the_host_refuses_its_folder(loras, lora, monkeypatch):
+    """nodes/training.py, keep: what it says of the loras folder may be any exception, and is no reason to lose it."""
+    numbered = folder_paths.get_save_image_path
+
+    def refuses(prefix, folder, *args, **kwargs):
+        if os.path.realpath(folder).startswith(str(loras.parent / "output")):
+            return numbered(prefix, folder, *args, **kwargs)
+        raise Exception("Saving outside the output folder is not allowed.")  # in the host's own class: any
+
+    monkeypatch.setattr(folder_paths, "get_save_image_path", refuses)
+    monitor = SimpleNamespace(history=[0.0])
+    nodes_training.keep(SimpleNamespace(monitor=monitor, lora=lora))
+    (kept,) = (loras.parent / "output").rglob("*.safetensors")
+    assert kept.relative_to(loras.parent).as_posix() == "output/unguide/cancelled/concept_00001_.safetensors"
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: refuses("", loras))
+    nodes_training.keep(SimpleNamespace(monitor=monitor, lora=lora))  # raises nothing, whatever refuses
+
+
 def test_progress_is_told_with_a_picture(monkeypatch):
     """watching.Watch: `ProgressBar.update_absolute(value, total, preview)` hands them to the server's hook."""
     told = []
@@ -435,6 +480,28 @@ def test_cancel_is_an_exception_once():
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         comfy.model_management.throw_exception_if_processing_interrupted()
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+@pytest.mark.parametrize("base", [None, Exception, BaseException], ids=["the host's own", "an error", "no error"])
+def test_cancel_after_training_keeps_what_was_trained(base, loras, model, concept, monkeypatch):
+    """nodes/training.py: what Cancel raises is no Exception since 0.20; it may come while the gate is calibrated."""
+    if base:
+        interrupt = type("Interrupt", (base,), {})
+        monkeypatch.setattr(comfy.model_management, "InterruptProcessingException", interrupt)
+        monkeypatch.setattr(host, "Interrupted", interrupt)
+    calibrate = nodes_training.calibrate
+
+    def cancelled(*args):
+        comfy.model_management.interrupt_current_processing(True)
+        return calibrate(*args)
+
+    monkeypatch.setattr(nodes_training, "calibrate", cancelled)
+    short = asdict(settings.preset("object", iterations=1, width=64, height=64))
+    with pytest.raises(host.Interrupted):
+        nodes_training.UnGuideTrainLoRA.execute(model, concept, nodes_training.CUSTOM, **short)
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    (kept,) = folder_paths.get_filename_list("loras")
+    assert kept == os.path.join("unguide", "cancelled", "concept_00001_.safetensors")
 
 
 def test_the_running_node_is_known_and_can_show_text():
