@@ -44,7 +44,7 @@ class Order:
     run: int
     fate: str  # "", "deleted" while it waits or "interrupted" while it runs, as it was chosen
     at: int  # deleted when the order of this number starts, interrupted at the message of this number about it
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
     ended: str = ""
     why: str = ""
     results: list = field(default_factory=list)
