@@ -125,6 +125,10 @@ def table() -> Table:
         "100 GB of bytes": file(lambda: archive(b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + HUGE.to_bytes(6, "little")
                                                 + b"\x85R.")),
         "a storage that claims 400 GB": file(lambda: archive(tensor(HUGE), **{"data/0": bytes(4)})),
+        "a storage that claims what lies beside it": file(lambda: archive(tensor(2, (2,)), **{"data/0": bytes(4),
+                                                                                              "data/1": bytes(8)})),
+        "a storage of two sizes": file(lambda: archive(tensor(2, (2,)), **{"DATA/0": bytes(4), "data/0": bytes(8)})),
+        "a storage that is none": file(lambda: archive(b"\x80\x02)Q.")),
         "a tensor of 400 GB in four bytes": file(lambda: archive(tensor(1, (HUGE,), (0,)), **{"data/0": bytes(4)})),
         "a tensor beyond its storage": file(lambda: archive(tensor(1, (10**6,)), **{"data/0": bytes(4)})),
         "a tensor that is set anew": file(lambda: archive(tensor(1, more=b")b"), **{"data/0": bytes(4)})),
