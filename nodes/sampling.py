@@ -274,5 +274,5 @@ class UnGuidanceKSampler(io.ComfyNode):
         report = json.dumps(
             {"gate": gate["gate"], **counted, **found, "warnings": [*warnings, *found.get("warnings", ())]}
         )
-        shown = said([*warnings, *(line for course in courses for line in in_words(course))])
-        return io.NodeOutput(latent, report, ui=shown)
+        words = said([*warnings, *(line for course in courses for line in in_words(course))])["text"]
+        return io.NodeOutput(latent, report, ui={"text": [report], "words": words})

@@ -1,5 +1,5 @@
 // What a node says of its result stays on the node: front ends take a node's progress text away when the job ends.
-// The words come with the result (`text`), or, for nodes that others sample, by a message of their own.
+// The words come with the result (`words`, or `text`), or, for nodes that others sample, by a message of their own.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ComfyWidgets } from "../../scripts/widgets.js";
@@ -54,7 +54,7 @@ app.registerExtension({
     const before = node.onExecuted;
     node.onExecuted = function (message, ...rest) {
       const result = before?.call(this, message, ...rest);
-      say(this, message?.text?.join("\n"));
+      say(this, (message?.words ?? message?.text)?.join("\n"));
       return result;
     };
   },

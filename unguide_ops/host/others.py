@@ -40,7 +40,8 @@ CLOSED = (torch.Tensor, comfy.model_patcher.ModelPatcher, comfy.conds.CONDRegula
           comfy.samplers.CFGGuider, comfy.samplers.Sampler, types.ModuleType, Enum)  # fmt: skip
 """Not looked into: they hold no memory of a pack, or are the host's."""
 
-LIBRARIES = {*sys.stdlib_module_names, "aiohttp", "comfy_api", "einops", "execution", "numpy", "PIL", "server", "torch"}
+LIBRARIES = {*sys.stdlib_module_names, "aiohttp", "app", "comfy_api", "einops", "execution", "folder_paths",
+             "latent_preview", "nodes", "numpy", "PIL", "server", "torch"}  # fmt: skip
 MOST = 20_000  # things looked at: a pack may hold on to anything
 
 
@@ -217,10 +218,12 @@ def _of_function(it: types.FunctionType, kept: list[tuple]) -> list[Any]:
 
 
 def _of_names(names: set[str], space: dict, kept: list[tuple]) -> list[Any]:
-    """Globals, and functions and classes that code uses by these names, those of other modules of a pack as well."""
-    inside = []
+    """Globals, functions and classes that code uses by these names, those of other modules of its package as well."""
+    inside, home = [], str(space.get("__name__")).partition(".")[0]
     for name in names & space.keys():
         value = space[name]
+        if isinstance(value, types.ModuleType | types.FunctionType | type) and _home(value) != home:
+            continue  # a library
         if not isinstance(value, types.ModuleType):
             kept.append((_put_global, space, name, value))
             inside.append(value)
