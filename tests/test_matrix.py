@@ -2,10 +2,14 @@
 
 import comfy.samplers
 import comfyui_version
+import einops
+import nodes
 import pytest
 import torch
+from einops import rearrange
 from real_host import REPOSITORY
 from unguide.demo_model import load_demo_model
+from unguide.unguide_ops.host import others
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
@@ -95,6 +99,25 @@ def test_a_combination_that_goes_wrong_is_found(stage):
 
 
 # --- single promises, to the number
+
+
+def test_a_pack_s_memory_is_followed_to_the_end_of_the_pack_and_no_further():
+    """What other packs share with everybody (libraries, the host's own lists) is left alone."""
+    kept = {"calls": 0}
+
+    def patch(q, k, v, extra):
+        kept["calls"] += 1
+        assert pytest and nodes.NODE_CLASS_MAPPINGS and rearrange(q, "b n -> b n") is not None
+        return q, k, v
+
+    memory = others.Memory([patch], torch.device("cpu"))
+    before = memory.taken()
+    patch(torch.zeros(1, 1), None, None, {})
+    holders = [id(it[1]) for it in before if len(it) > 1]
+    assert id(kept) in holders and id(nodes.NODE_CLASS_MAPPINGS) not in holders
+    assert not {id(vars(einops.einops)), id(vars(pytest)), id(vars(nodes))} & {*holders}
+    memory.put(before)
+    assert kept == {"calls": 0}
 
 
 def guided(model, lora, **settings):
