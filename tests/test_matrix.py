@@ -13,6 +13,7 @@ from unguide.unguide_ops.host import others
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
+from dev import pins
 from dev.bench import composition
 from dev.bench.side_by_side import draw_blended
 from dev.bench.two_copies import blend, merge, relative_error
@@ -20,12 +21,11 @@ from dev.composition import caches, every, host_nodes, matrix
 from dev.composition.parts import Part
 from dev.composition.stage import CAT, DOG, Scene, Stage
 from dev.composition.verdicts import REFUSED, WRONG
-from dev.environment import read_pins
 
 PARTS = every.parts()
 OF_HOST = {it.name for it in host_nodes.parts()}
 BOTH = (matrix.GATE, (CAT, DOG))
-PINNED = comfyui_version.__version__ == read_pins()["host"]["comfyui"]
+PINNED = comfyui_version.__version__ == pins.read()["host"]["comfyui"]
 
 
 @pytest.fixture(scope="module")
