@@ -41,8 +41,8 @@ CLOSED = (torch.Tensor, comfy.model_patcher.ModelPatcher, comfy.conds.CONDRegula
           comfy.samplers.CFGGuider, comfy.samplers.Sampler, types.ModuleType, Enum)  # fmt: skip
 """Not looked into: they hold no memory of a pack, or are the host's."""
 
-HOST = {"api_server", "app", "comfy_api", "execution", "folder_paths", "latent_preview", "main", "node_helpers", "nodes",
-        "server", "utils"}  # fmt: skip
+HOST = {"api_server", "app", "comfy_api", "execution", "folder_paths", "latent_preview", "main", "node_helpers",
+        "nodes", "server", "utils"}  # fmt: skip
 INSTALLED = {"site-packages", "dist-packages"}  # folders
 MOST = 20_000  # things looked at: a pack may hold on to anything
 
