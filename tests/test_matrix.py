@@ -2,13 +2,18 @@
 
 import comfy.samplers
 import comfyui_version
+import einops
+import nodes
 import pytest
 import torch
+from einops import rearrange
 from real_host import REPOSITORY
 from unguide.demo_model import load_demo_model
+from unguide.unguide_ops.host import others
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
+from dev import pins
 from dev.bench import composition
 from dev.bench.side_by_side import draw_blended
 from dev.bench.two_copies import blend, merge, relative_error
@@ -16,12 +21,11 @@ from dev.composition import caches, every, host_nodes, matrix
 from dev.composition.parts import Part
 from dev.composition.stage import CAT, DOG, Scene, Stage
 from dev.composition.verdicts import REFUSED, WRONG
-from dev.environment import read_pins
 
 PARTS = every.parts()
 OF_HOST = {it.name for it in host_nodes.parts()}
 BOTH = (matrix.GATE, (CAT, DOG))
-PINNED = comfyui_version.__version__ == read_pins()["host"]["comfyui"]
+PINNED = comfyui_version.__version__ == pins.read()["host"]["comfyui"]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,25 @@ def test_a_combination_that_goes_wrong_is_found(stage):
 
 
 # --- single promises, to the number
+
+
+def test_a_pack_s_memory_is_followed_to_the_end_of_the_pack_and_no_further():
+    """What other packs share with everybody (libraries, the host's own lists) is left alone."""
+    kept = {"calls": 0}
+
+    def patch(q, k, v, extra):
+        kept["calls"] += 1
+        assert pytest and nodes.NODE_CLASS_MAPPINGS and rearrange(q, "b n -> b n") is not None
+        return q, k, v
+
+    memory = others.Memory([patch], torch.device("cpu"))
+    before = memory.taken()
+    patch(torch.zeros(1, 1), None, None, {})
+    holders = [id(it[1]) for it in before if len(it) > 1]
+    assert id(kept) in holders and id(nodes.NODE_CLASS_MAPPINGS) not in holders
+    assert not {id(vars(einops.einops)), id(vars(pytest)), id(vars(nodes))} & {*holders}
+    memory.put(before)
+    assert kept == {"calls": 0}
 
 
 def guided(model, lora, **settings):

@@ -73,7 +73,7 @@ class Branch:
         try:
             for name, change in self.changes.items() if self._model is not None else ():
                 path, _, own = name.rpartition(".")
-                module = cast(torch.nn.Module, self._model).get_submodule(path)
+                module = _module(cast(torch.nn.Module, self._model), path)
                 weight = cast(torch.nn.Parameter, module._parameters[own])
                 if name not in self._changed or self._changed[name][0] is not weight:
                     self._changed[name] = (weight, torch.nn.Parameter(change(weight.detach()), requires_grad=False))
@@ -105,7 +105,7 @@ class Branch:
 
     def _wraps_of(self, model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable]]:
         for place, pair in self.pairs.items():
-            module = _module(model, place)
+            module = _module(model, place.path)
             _check_shape(place, module, pair)
             yield module, partial(self._wrapped, place)
 
@@ -136,12 +136,12 @@ class Branch:
         return forward_with_branch
 
 
-def _module(model: torch.nn.Module, place: Place) -> torch.nn.Module:
+def _module(model: torch.nn.Module, path: str) -> torch.nn.Module:
     try:
-        return model.get_submodule(place.path)
+        return model.get_submodule(path)
     except AttributeError:
         raise ValueError(
-            f"The model has no layer `{place.path}` any more: something else on this MODEL has put other modules in "
+            f"The model has no layer `{path}` any more: something else on this MODEL has put other modules in "
             f"its place, where no LoRA can act. Leave that patch out."
         ) from None
 

@@ -20,11 +20,12 @@ def branch_of(model, lora: ConceptLoRA) -> Branch:
 
 def _as_carried(model, lora: ConceptLoRA) -> ConceptLoRA:
     """The same, with no pair for what is no Linear, such as a convolution of 1 x 1, or no layer's own weight."""
-    places, known, network = host.places(model), {*host.layer_names(model)}, host.diffusion_model(model)
+    places, known = host.places(model), {*host.layer_names(model)}
     pairs, others = {}, {name: dict(its) for name, its in lora.others.items()}
+    with host.as_in_its_file(model) as network:
+        layers = {name: network.get_submodule(it.path) for name, it in places.items() if name in lora.pairs}
     for name, pair in lora.pairs.items():
-        place = places.get(name)
-        linear = hasattr(network.get_submodule(place.path), "in_features") if place else name not in known
+        linear = hasattr(layers[name], "in_features") if name in layers else name not in known
         if linear:  # or not there, which is said where it is attached
             pairs[name] = pair
         else:

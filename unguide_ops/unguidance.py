@@ -75,8 +75,9 @@ def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[
             "and either would undo the other's. Leave the hooks out, or use a LoRA of low-rank pairs."
         )
     with ExitStack() as attached:
-        for concept in concepts:
-            attached.enter_context(concept.branch.attached(diffusion_model))
+        with host.as_in_its_file(run.guider.model_patcher):  # where others may have put its modules into their own
+            for concept in concepts:
+                attached.enter_context(concept.branch.attached(diffusion_model))
         steered = [Steered(run, it.branch, it.lora, it.settings, it.known) for it in concepts]
         finite: list = []  # see `_check_finite`; looked at when all is done: until then nothing waits for the device
 

@@ -14,6 +14,7 @@ from dev.bench.studio import studio
 from dev.composition.verdicts import REFUSED, RIGHT, WRONG
 
 COST_STEPS = 20
+WORKS_DEARER = "works, at the cost of whole questions"
 BEGIN, END = "<!-- the matrix -->\n", "<!-- end of the matrix -->\n"
 
 
@@ -34,8 +35,8 @@ def measure(workers, each, folder: Path, output: Path) -> dict:
         "untried": sum(it["untried"] for it in outcomes),
     }
     for what in ("unrelated", "erased"):
-        costs = [it["costs"][what] for it in found if "costs" in it]
-        figures |= {f"evaluations_{what}_least": min(costs), f"evaluations_{what}_most": max(costs)}
+        costs = [it["costs"][what] for it in found if it.get("costs", {}).get("plain") == 2 * COST_STEPS]
+        figures |= {f"of_40_evaluations_{what}_least": min(costs), f"of_40_evaluations_{what}_most": max(costs)}
     return {"figures": figures, "parts": [{k: v for k, v in it.items() if k != "outcomes"} for it in found],
             "outcomes": outcomes}  # fmt: skip
 
@@ -66,6 +67,7 @@ def try_part(folder: Path, path: Path, name: str) -> dict:
                 raise
             return found | {"does_not_apply": f"{type(error).__name__}: {error}"}
         found["outcomes"] = [dataclasses.asdict(it) | {"untried": untried} for it in outcomes]
+        found["costs_more"] = matrix.costs_more(stage, part)
         if part.is_a_patch and part.in_haste and not part.expected.refusal:
             found["costs"] = _costs(stage, part)
     return found
@@ -150,7 +152,8 @@ def _fare(part: dict, outcomes: list[dict]) -> str:
     said = f'"{part["refusal"]}"'
     if verdicts == {REFUSED}:
         return f"refused: {said}"
-    works = "works" if not another else f"works; an unrelated picture may be another: {another}"
+    works = WORKS_DEARER if part["costs_more"] else "works"
+    works = works if not another else f"{works}; an unrelated picture may be another: {another}"
     return works if not refused else f"with a fixed w it works; the gate is in doubt: {said}"
 
 

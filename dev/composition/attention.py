@@ -11,7 +11,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 
 from dev.composition.parts import Expected, Part
-from dev.composition.stage import CAT, HOUSE, Scene, Stage
+from dev.composition.stage import CAT, DOG, HOUSE, Scene, Stage
 
 GROUP = "attention, as packs change it"
 BATCH = "the pictures of a batch look at each other"
@@ -205,9 +205,10 @@ def random_of_python(stage: Stage, model):
     return model
 
 
+REGIONS = Expected(refusal=TEXT, refused=("gate",), refused_with=DOG)  # the target's own prompt may be steered
 PARTS = [
     Part("regional prompts in a hook", GROUP, scene=regions_in_a_hook, in_haste=True),
-    Part("regional prompts on the MODEL", GROUP, couple, expected=Expected(refusal=TEXT, refused=("gate",)),
+    Part("regional prompts on the MODEL", GROUP, couple, expected=REGIONS,
          in_haste=True),
     Part("NAG on the text", GROUP, away_from_a_text, in_haste=True),
     Part("NAG, cond and uncond in one batch", GROUP, away_from_uncond, in_haste=True),

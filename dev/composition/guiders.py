@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 
 from dev.composition.parts import Expected, Part
-from dev.composition.stage import CFG, HOUSE, Scene, Stage
+from dev.composition.stage import CFG, DOG, HOUSE, Scene, Stage
 
 GROUP = "guiders and ways to ask, as packs write them"
 
@@ -208,7 +208,7 @@ PARTS = [
     Part("each cond asked by itself", GROUP, one_by_one, in_haste=True),
     Part("a function that asks the model itself", GROUP, itself, in_haste=True),
     Part("a function that never asks for the prompt", GROUP, only_uncond, 
-         expected=Expected(refusal="puts its own text", refused=("gate",)),
+         expected=Expected(refusal="puts its own text", refused=("gate",), refused_with=DOG),
          in_haste=True),
     Part("a sampler without a guider", GROUP, scene=without_a_guider, expected=ROUND, in_haste=True),
     Part("a sampler that asks the network itself", GROUP, scene=straight_to_the_network, expected=ROUND, in_haste=True),

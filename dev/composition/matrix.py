@@ -108,6 +108,7 @@ def _try(trial: Trial, way: str, prompts: tuple[str, ...]) -> Outcome:
     courses: list[Any] = []
     expected = part.expected
     refused = bool(expected.refusal) and way in (expected.refused or WAYS)
+    refused = refused and (not expected.refused_with or expected.refused_with in prompts)
     try:
         drawn = draw(stage, part, prompts, lambda model: unguide(model, stage.lora, settings, courses.append))
     except (RuntimeError, ValueError) as error:
@@ -155,6 +156,16 @@ def acts(stage: Stage, part: Part) -> bool:
     """Whether the part changes a picture at all."""
     plain = Scene(stage, (CAT,), part.steps)
     return not torch.equal(plain.draw(stage.model), draw(stage, part, (CAT,), lambda model: model))
+
+
+def costs_more(stage: Stage, part: Part) -> bool:
+    """Whether it is something that takes part in predictions, so that each question is asked whole."""
+    from unguide.unguide_ops.host.others import others_of, placed_on
+
+    model, scene = part.model(stage, stage.model), scene_of(stage, part, (CAT,))
+    with scene.around(model):
+        placed = placed_on(model.model.diffusion_model)
+        return bool(others_of(model, model.model_options, [[more for _, more in scene.positive]], placed))
 
 
 def _raised_by_us(error: Exception) -> bool:

@@ -17,6 +17,7 @@ class Expected:
 
     refusal: str = ""  # words of the error
     refused: tuple[str, ...] = ()  # the ways (`matrix.WAYS`) in which it is; none: in all
+    refused_with: str = ""  # a prompt that a batch must hold for that
     another_picture: str = ""  # why the unrelated pictures of a mixed batch are not the bits that the part gives alone
     erased: bool = True  # whether the cat's prompt still means the cat
     close: float = 1e-4  # how far steered pictures may be from two merged copies

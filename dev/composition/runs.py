@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import comfy.sample
 import comfy.samplers
 import torch
@@ -92,13 +94,20 @@ class Wrapped(torch.nn.Module):
 
 
 def wrapped_blocks(stage: Stage, model):
-    """Blocks with attention put into other modules: their layers have other names."""
+    """Blocks with attention put into other modules, so that their layers have other names."""
     return _with_object(model, "diffusion_model.middle_block.1.transformer_blocks.0")
 
 
 def wrapped_without_layers(stage: Stage, model):
     """The same with a block that the LoRA does not touch."""
     return _with_object(model, "diffusion_model.out")
+
+
+def replaced_network(stage: Stage, model):
+    """Another network of the same weights in the place of the MODEL's own, as packs for TensorRT put one."""
+    model = model.clone()
+    model.add_object_patch("diffusion_model", copy.deepcopy(model.get_model_object("diffusion_model")))
+    return model
 
 
 def _with_object(model, name: str):
@@ -139,7 +148,9 @@ PARTS = [
          in_haste=True),
     Part("unsampling", RUNS, scene=unsampled, expected=Expected(unsure=LOW), in_haste=True),
     Part("blocks compiled", NETWORK, compiled_blocks, expected=Expected(silent=SAME)),
-    Part("blocks in other modules", NETWORK, wrapped_blocks, expected=Expected(refusal="has no layer"), in_haste=True),
+    Part("blocks in other modules", NETWORK, wrapped_blocks, in_haste=True),
     Part("blocks without its layers in other modules", NETWORK, wrapped_without_layers),
+    Part("another network in its place", NETWORK, replaced_network,
+         expected=Expected(refusal="changes nothing|had no effect|has no layer", silent=SAME), in_haste=True),
     *(controlled(it) for it in [*attention.PARTS, *caches.PARTS] if it.name in CONTROLLED),
 ]  # fmt: skip

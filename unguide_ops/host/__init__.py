@@ -15,6 +15,7 @@ from .folders import (
     version_of,
 )
 from .layers import (
+    as_in_its_file,
     base_model,
     check_trainable,
     diffusion_model,
@@ -35,10 +36,10 @@ from .watching import Interrupted, Watch, decoder, keep_on_node, say_on_node
 
 __all__ = [
     "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel",
-    "OutOfMemory", "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "at_the_device", "base_model",
-    "cfg_guider", "check_trainable", "clip_files", "clip_path", "converted", "decoder", "diffusion_model",
-    "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path", "keep_on_node", "ksample",
-    "layer_names", "layer_outputs", "lora_files", "lora_path", "new_lora_path", "new_output_path", "noise_like",
-    "pack_conditioning", "places", "rows_that_fit", "say_on_node", "session", "steer", "text_of",
-    "unpack_conditioning", "version_of", "weight_changes", "weight_of",
+    "OutOfMemory", "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "as_in_its_file", "at_the_device",
+    "base_model", "cfg_guider", "check_trainable", "clip_files", "clip_path", "converted", "decoder",
+    "diffusion_model", "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path",
+    "keep_on_node", "ksample", "layer_names", "layer_outputs", "lora_files", "lora_path", "new_lora_path",
+    "new_output_path", "noise_like", "pack_conditioning", "places", "rows_that_fit", "say_on_node", "session",
+    "steer", "text_of", "unpack_conditioning", "version_of", "weight_changes", "weight_of",
 ]  # fmt: skip

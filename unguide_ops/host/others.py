@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import comfy.conds
@@ -40,8 +41,9 @@ CLOSED = (torch.Tensor, comfy.model_patcher.ModelPatcher, comfy.conds.CONDRegula
           comfy.samplers.CFGGuider, comfy.samplers.Sampler, types.ModuleType, Enum)  # fmt: skip
 """Not looked into: they hold no memory of a pack, or are the host's."""
 
-LIBRARIES = {*sys.stdlib_module_names, "aiohttp", "app", "comfy_api", "einops", "execution", "folder_paths",
-             "latent_preview", "nodes", "numpy", "PIL", "server", "torch"}  # fmt: skip
+HOST = {"api_server", "app", "comfy_api", "execution", "folder_paths", "latent_preview", "main", "node_helpers",
+        "nodes", "server", "utils"}  # fmt: skip
+INSTALLED = {"site-packages", "dist-packages"}  # folders
 MOST = 20_000  # things looked at: a pack may hold on to anything
 
 
@@ -89,12 +91,21 @@ def _ours(it) -> bool:
 
 
 def _of_library(it) -> bool:
-    return _home(it) in LIBRARIES
+    """Whether it is of a library or of the host's server, neither of which keeps what a pack remembers."""
+    return _is_library(_home(it))
+
+
+@functools.cache
+def _is_library(package: str) -> bool:
+    if package in sys.stdlib_module_names or package in HOST:
+        return True
+    return bool(INSTALLED & {*Path(getattr(sys.modules.get(package), "__file__", None) or "").parts})
 
 
 def _of_pack(it) -> bool:
     """Whether a function, class or module is another pack's, or of the host's nodes, which may do as packs do."""
-    return not (_ours(it) or _of_library(it) or _home(it).startswith("comfy"))
+    core = _home(it).startswith("comfy") and _home(it) != "comfy_extras"
+    return not (_ours(it) or _of_library(it) or core)
 
 
 def _home(it) -> str:
@@ -218,12 +229,10 @@ def _of_function(it: types.FunctionType, kept: list[tuple]) -> list[Any]:
 
 
 def _of_names(names: set[str], space: dict, kept: list[tuple]) -> list[Any]:
-    """Globals, functions and classes that code uses by these names, those of other modules of its package as well."""
-    inside, home = [], str(space.get("__name__")).partition(".")[0]
+    """Globals, and functions and classes that code uses by these names, those of other modules of a pack as well."""
+    inside = []
     for name in names & space.keys():
         value = space[name]
-        if isinstance(value, types.ModuleType | types.FunctionType | type) and _home(value) != home:
-            continue  # a library
         if not isinstance(value, types.ModuleType):
             kept.append((_put_global, space, name, value))
             inside.append(value)
