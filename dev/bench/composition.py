@@ -149,7 +149,7 @@ def _fare(part: dict, outcomes: list[dict]) -> str:
         return "wrong"
     refused = {it["way"] for it in outcomes if it["verdict"] == REFUSED}
     another = next((it["another_picture"] for it in outcomes if it["another_picture"]), "")
-    said = f'"{part["refusal"]}"'
+    said = " or ".join(f'"{it}"' for it in part["refusal"].split("|"))
     if verdicts == {REFUSED}:
         return f"refused: {said}"
     works = WORKS_DEARER if part["costs_more"] else "works"

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_patcher
 import torch
+from comfy.patcher_extension import merge_nested_dicts
 
 from dev.bench.side_by_side import draw_blended
 from dev.bench.two_copies import relative_error
@@ -163,9 +165,12 @@ def costs_more(stage: Stage, part: Part) -> bool:
     from unguide.unguide_ops.host.others import others_of, placed_on
 
     model, scene = part.model(stage, stage.model), scene_of(stage, part, (CAT,))
+    options = comfy.model_patcher.create_model_options_clone(model.model_options)
+    wrappers = options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+    merge_nested_dicts(wrappers, model.wrappers, copy_dict1=False)  # as a run of the host does
     with scene.around(model):
         placed = placed_on(model.model.diffusion_model)
-        return bool(others_of(model, model.model_options, [[more for _, more in scene.positive]], placed))
+        return bool(others_of(model, options, [[more for _, more in scene.positive]], placed))
 
 
 def _raised_by_us(error: Exception) -> bool:
