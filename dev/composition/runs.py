@@ -13,7 +13,7 @@ from dev.composition.parts import Expected, Part
 from dev.composition.stage import SEED, Scene, Stage
 
 RUNS = "runs of other kinds"
-LOW = "its first step has less noise than any that the gate was calibrated at, where all scores are closer"
+LOW = "the gate may take it for the concept, as the first step has less noise than any that it was calibrated at"
 SAME = "compiled, it computes the same"
 NETWORK = "parts of the network replaced"
 CONTROL = "ControlNet, with other packs"
