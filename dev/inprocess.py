@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dev import device
-from dev.environment import HOST, PACK_NAME, ROOT, make_base
+from dev.environment import PACK_NAME, ROOT, make_base
+from dev.hosts import HOST
 
 
 def start_host(

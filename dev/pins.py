@@ -1,4 +1,4 @@
-"""`pins.ini`, every version the development environment uses, and the stamps of what was made from it."""
+"""`pins.ini`, every version the development environment uses, and the stamps of what was made from it in `.dev`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 PINS = Path(__file__).with_name("pins.ini")
+HOME = PINS.parent.parent / ".dev"
 STAMP = ".unguide-pins"
 
 

@@ -71,12 +71,18 @@ def become(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, st
 
 def explain(title: str, output: str) -> str:
     """One sentence for what pip, or venv, said in `output`."""
+    other = re.search(r"DO NOT MATCH THE HASHES.*?\n +(\S+) .*?Expected sha256 (\w+)\s+Got +(\w+)", output, re.DOTALL)
     missing = re.search(r"No matching distribution found for (\S+)", output)
     last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "no output")
     if "No space left on device" in output or "Disk quota exceeded" in output:
         reason = "the disk is full: make room and run the command again"
     elif NETWORK.search(output):
         reason = "pip cannot reach its package index: connect to the network, or correct pip's configuration"
+    elif other:
+        reason = (
+            f"{other[1]} has the SHA-256 {other[3]}, but dev/pins.ini expects {other[2]}: get it from a package index "
+            "you trust, or correct `sha256` if you changed the pin"
+        )
     elif missing:
         reason = f"pip's package index has no {missing[1]} for this Python and system: use another of either"
     elif "ensurepip is not available" in output:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from dev import device
+from dev import device, hosts
 from dev.environment import ROOT
 from dev.stages import become
 
@@ -32,5 +32,5 @@ def run(options: argparse.Namespace) -> int:
     processes = cores if options.device == device.CPU else min(cores, ON_ONE_GPU)
     whole = [] if options.extra else ["-n", str(processes), "--dist", "loadfile"]
     command = [sys.executable, "-m", "pytest", *whole, *options.extra]
-    chosen = {"UNGUIDE_HOST": str(options.host), device.VARIABLE: options.device}
+    chosen = {hosts.VARIABLE: str(options.host), device.VARIABLE: options.device}
     return become(command, cwd=ROOT, env={**os.environ, **chosen})

@@ -12,9 +12,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers
 from precision import compute_in_full_precision  # noqa: E402
-from real_host import HOST, REPOSITORY  # noqa: E402
+from real_host import HOST  # noqa: E402
 
-sys.path.append(str(REPOSITORY))
 from dev.environment import make_base  # noqa: E402
 from dev.inprocess import start_scratch_host  # noqa: E402
 from dev.server import HostServer  # noqa: E402

@@ -1,7 +1,9 @@
 """Where the real host is."""
 
-import os
+import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-HOST = Path(os.environ.get("UNGUIDE_HOST") or REPOSITORY / ".dev" / "host")
+
+sys.path.append(str(REPOSITORY))
+from dev.hosts import HOST  # noqa: E402, F401 - for all tests

@@ -1,15 +1,19 @@
 """`python dev` fails with one sentence that says what to do."""
 
 import errno
+import io
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import pytest
-from real_host import REPOSITORY
+from real_host import HOST, REPOSITORY
 
-from dev import device, environment, hostfiles, pins, stages, torches
+from dev import device, environment, hostfiles, hosts, pins, stages, torches
 from dev.stages import DevError
 from dev.venv import Venv
 
@@ -38,8 +42,45 @@ def test_a_port_that_is_none():
 
 
 def test_a_folder_that_is_no_comfyui(tmp_path):
-    code, said = run_dev("test", "--host", str(tmp_path))
-    assert code == 2 and said.endswith("is not a ComfyUI folder: name the one that holds its main.py.")
+    for asked in (str(tmp_path), "latest"):
+        code, said = run_dev("test", "--host", asked)
+        assert code == 2 and said == (
+            f"error: `--host {asked}` is not a ComfyUI folder: name the one that holds its main.py, or say `oldest` or "
+            "`newest` for one that is set up for you."
+        )
+
+
+def test_a_host_is_a_pinned_one_or_a_folder(tmp_path):
+    (tmp_path / "main.py").touch()
+    assert hosts.chosen(None) == hosts.chosen(hosts.DEFAULT)
+    for name in (hosts.OLDEST, hosts.NEWEST):
+        its = hosts.chosen(name)
+        assert its.name == name and its.folder.parent == environment.HOME and hosts.at(its.folder) == its
+    own = hosts.chosen(str(tmp_path))
+    assert own == hosts.Host(tmp_path) == hosts.at(tmp_path) and own.is_unpacked()
+    assert own.front_end == hosts.chosen(hosts.NEWEST).front_end != hosts.chosen(hosts.OLDEST).front_end
+
+
+def test_each_pinned_host_has_a_package_that_carries_it_and_a_front_end():
+    read = pins.read()
+    version = {name: tuple(map(int, read[f"host {name}"]["comfyui"].split("."))) for name in ("oldest", "newest")}
+    assert version["oldest"] < version["newest"]
+    assert f">={read['host oldest']['comfyui']}" in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    parts = {"comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs"}
+    for name in version:
+        assert set(read[hosts.pinned(name).front_end_section]) == parts
+        assert not parts & set(read["packages"])
+
+
+def test_a_pinned_host_names_its_own_requirements():
+    """As far as its requirements.txt pins them; only of what is set up here."""
+    read, own = pins.read(), hosts.at(HOST)
+    if own.name is None:
+        pytest.skip("the tests run on a developer's own ComfyUI")
+    ours = {**read["packages"], **read[own.front_end_section]}
+    said = re.findall(r"^([\w-]+)==(\S+)$", (HOST / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert said and {name: ours[name] for name, _ in said} == dict(said)
+    assert f'"{read[f"host {own.name}"]["comfyui"]}"' in (HOST / "comfyui_version.py").read_text(encoding="utf-8")
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
@@ -74,18 +115,25 @@ def test_a_torch_that_is_none(version):
     assert code == 2 and said.startswith(f"error: `--torch {version}` is no release of torch since 2.4: name one")
 
 
-@pytest.mark.parametrize(("torch", "torchvision"), [("2.4.1", "0.19.1"), ("2.7.1", "0.22.1"), ("2.11.0", "0.26.0")])
-def test_another_torch_has_an_environment_with_the_other_packages_as_pinned(torch, torchvision):
+@pytest.mark.parametrize(
+    ("torch", "torchvision", "torchaudio"),
+    [("2.4.1", "0.19.1", "2.4.1"), ("2.7.1", "0.22.1", "2.7.1"), ("2.10.0", "0.25.0", "2.10.0"),
+     ("2.13.1", "0.28.1", "2.11.0")],
+)  # fmt: skip
+def test_another_torch_has_an_environment_with_the_other_packages_as_pinned(torch, torchvision, torchaudio):
     venv, usual = environment.venv_with(torch), Venv(environment.VENV)
     assert venv.folder == environment.HOME / f"torch-{torch}"
     sections = pins.read().sections()
     changed = {it for name in sections for it in set(venv.packages(name)) - set(usual.packages(name))}
-    assert changed == {f"torch=={torch}", f"torchvision=={torchvision}"}
+    others = {f"torch=={torch}", f"torchvision=={torchvision}", f"torchaudio=={torchaudio}"}
+    assert changed == others - set(usual.packages("packages"))
 
 
-def test_the_torchvision_of_the_pinned_torch_is_the_pinned_one():
+def test_what_is_built_for_the_pinned_torch_is_as_pinned():
     packages = pins.read()["packages"]
-    assert torches.replaced(packages["torch"]) == {name: packages[name] for name in ("torch", "torchvision")}
+    assert torches.replaced(packages["torch"]) == {
+        name: packages[name] for name in ("torch", "torchvision", "torchaudio")
+    }
     assert environment.venv_with(packages["torch"]) == Venv(environment.VENV)
 
 
@@ -112,12 +160,23 @@ def test_an_environment_of_other_versions_is_not_taken_for_this(tmp_path):
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_every_pin_has_a_wheel_for_every_python(tmp_path, version):
     venv = environment.venv_with(None)
-    sections = set(pins.read().sections()) - {"host", "recipe"}  # the recipe's are for 3.11 and later
-    wanted = {package for section in sections for package in venv.packages(section)}
+    front_ends = [venv.packages(hosts.pinned(name).front_end_section) for name in (hosts.OLDEST, hosts.NEWEST)]
+    sections = [it for it in pins.read().sections() if not it.startswith(("host ", "front end ", "recipe"))]
+    shared = sorted({package for section in sections for package in venv.packages(section)})
     asked = ["install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(tmp_path)]
-    wheels = ["--only-binary", ":all:", "--python-version", version, *sorted(wanted)]
-    done = subprocess.run([*venv.pip, *asked, *wheels], capture_output=True, text=True, timeout=250)
-    assert not done.returncode, done.stderr[-1000:]
+    for wanted in (shared, *front_ends):  # without the recipe's, which are for 3.11 and later
+        wheels = ["--only-binary", ":all:", "--python-version", version, *wanted]
+        done = subprocess.run([*venv.pip, *asked, *wheels], capture_output=True, text=True, timeout=250)
+        assert not done.returncode, done.stderr[-1000:]
+
+
+OTHER_HASH = """ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the
+    it==1 from https://files/it-1.tar.gz (from -r wanted.txt (line 1)):
+        Expected sha256 0e2
+             Got        0f1
+
+WARNING: another thing
+"""
 
 
 @pytest.mark.parametrize(
@@ -126,6 +185,7 @@ def test_every_pin_has_a_wheel_for_every_python(tmp_path, version):
         ("NewConnectionError: [Errno 111] Connection refused\nERROR: No matching distribution found for torch==1",
          "connect to the network"),
         ("ERROR: No matching distribution found for torch==9.9.9", "no torch==9.9.9 for this Python"),
+        (OTHER_HASH, "it==1 has the SHA-256 0f1, but dev/pins.ini expects 0e2: get it from a package index"),
         ("OSError: [Errno 28] No space left on device", "make room"),
         ("The virtual environment was not created: ensurepip is not available.", "python3-venv"),
         ("something else", "something else"),
@@ -142,7 +202,28 @@ def test_a_disk_without_room(monkeypatch):
     assert "is full: make room" in environment.explain_os_error(OSError(errno.ENOSPC, "No space left on device"))
 
 
-def test_a_host_wheel_with_another_hash(tmp_path):
-    (tmp_path / "it.whl").write_bytes(b"other")
-    with pytest.raises(DevError, match=r"it.whl has the SHA-256 [0-9a-f]{64}, but dev/pins.ini expects 00"):
-        hostfiles.check_hash(tmp_path / "it.whl", "00")
+def archive_of(path, *names):
+    """A wheel or a tar.gz of files that hold their own names."""
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path, "w") as wheel:
+            for name in names:
+                wheel.writestr(name, name)
+    else:
+        with tarfile.open(path, "w:gz") as source:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = len(name)
+                source.addfile(member, io.BytesIO(name.encode()))
+    return path
+
+
+@pytest.mark.parametrize("archive", ["it.whl", "it.tar.gz"])
+def test_only_the_host_is_unpacked_and_no_path_leads_out(tmp_path, archive):
+    names = ["setup.py", "a/hosts/main.py", "a/host/main.py", "a/host/comfy/it.py", "a/host/stray.yaml"]
+    target = tmp_path / "host"
+    hostfiles.unpack(archive_of(tmp_path / archive, *names), "a/host", target, leave_out="stray.yaml")
+    found = {it.relative_to(target).as_posix(): it.read_text() for it in target.rglob("*") if it.is_file()}
+    assert found == {"main.py": "a/host/main.py", "comfy/it.py": "a/host/comfy/it.py"}
+    for unsafe in ("a/host/../../it.py", "a/host//etc/it.py", "a/host/C:/it.py", "a/host/comfy\\..\\..\\it.py"):
+        with pytest.raises(DevError, match=r"holds the unsafe path 'a/host/"):
+            hostfiles.unpack(archive_of(tmp_path / archive, unsafe), "a/host", target)

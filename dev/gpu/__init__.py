@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from dev import device
+from dev import device, hosts
 from dev.environment import ROOT
 from dev.stages import DevError, say
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         if options.packed:
             env = packed.unpack(options.packed, Path(scratch)).environment()
         else:
-            env = {**os.environ, "UNGUIDE_HOST": str(options.host)}
+            env = {**os.environ, hosts.VARIABLE: str(options.host)}
         return measure(options, env, Path(scratch))
 
 

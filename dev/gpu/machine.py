@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dev.gpu.child import Asked, Tell
-from dev.gpu.subjects import host_folder
+from dev.hosts import HOST
 
 
 def measure(asked: Asked, tell: Tell) -> None:
@@ -23,7 +23,7 @@ def measure(asked: Asked, tell: Tell) -> None:
             "torch": torch.__version__,
             "cuda": torch.version.cuda if cuda else None,
             "python": platform.python_version(),
-            "host": version_of(host_folder()),
+            "host": version_of(HOST),
         },
     )
 

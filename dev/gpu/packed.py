@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from dev import hosts
 from dev.environment import ROOT
 from dev.gpu.packing import HOST_FILE, MANIFEST, NEEDED, OWN, this_python
 from dev.stages import DevError
@@ -30,7 +31,7 @@ class Unpacked:
         return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([*map(str, self.path), *before]),
-            "UNGUIDE_HOST": str(self.host),
+            hosts.VARIABLE: str(self.host),
         }
 
 

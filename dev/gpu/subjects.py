@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from dev.environment import HOST
 from dev.families import full
 from dev.families.tiny import TINY, RandomModel
 from dev.gpu.child import Asked
+from dev.hosts import HOST
 from dev.inprocess import start_scratch_host
 
 OURS = ("plain", "ours, unrelated", "ours, erased")  # of dev.bench.ways
@@ -41,14 +39,9 @@ SUBJECTS = {
 }
 
 
-def host_folder() -> Path:
-    """The ComfyUI to measure in."""
-    return Path(os.environ.get("UNGUIDE_HOST") or HOST)
-
-
 def start(asked: Asked, flags: tuple[str, ...] | None = None) -> torch.device:
     """The host and the pack in this process, with the part's own flags unless there are others; the models' device."""
-    start_scratch_host(host_folder(), asked.flags if flags is None else flags)
+    start_scratch_host(HOST, asked.flags if flags is None else flags)
     import comfy.model_management
 
     return comfy.model_management.get_torch_device()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dev.environment import HOST
+from dev.hosts import HOST
 
 TOKENIZER = HOST / "comfy" / "sd1_tokenizer"
 POSITIONS = 77

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from dev.environment import HOST, PACK_NAME
+from dev.environment import PACK_NAME
+from dev.hosts import HOST
 from dev.inprocess import start_scratch_host
 
 PATIENCE = 30.0  # seconds, until a child is ended

@@ -11,7 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from dev.environment import HOST
+from dev.hosts import HOST
 from dev.reliability.child import PATIENCE, in_child, limit_memory, prepare
 from dev.reliability.parsers import PARSERS as OPEN
 from dev.reliability.seeds import SEEDS, packed, unpacked

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev.environment import HOST
+from dev.hosts import HOST
 from dev.reliability.child import in_child, opened, prepare
 from dev.reliability.hostile import headers, metadata, names, pickled, texts, weights
 from dev.reliability.hostile.making import Make
