@@ -9,6 +9,7 @@ from comfy.patcher_extension import WrappersMP
 from precision import CLOSE
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops import host
+from unguide.unguide_ops.fitting import branch_of
 from unguide.unguide_ops.lora import ConceptLoRA
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
@@ -108,6 +109,21 @@ def test_a_bypassed_branch_is_an_error_and_not_a_silent_base_picture(model, lora
         guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass(model))
         with pytest.raises(RuntimeError, match="had no effect"):
             sample(guided)
+
+
+@pytest.mark.parametrize("w", [0.0, -1.0])
+def test_a_partly_bypassed_branch_is_told(model, lora, sample, w):
+    courses = []
+    guided = unguide(model, lora, SteeringSettings(w=w), courses.append)
+    sample(guided)
+    bypassed = guided.clone()
+    bypassed.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", bypass(model, named="middle_block"))
+    sample(bypassed)
+    whole, part = (course.report()["warnings"] for course in courses)
+    assert not whole
+    (told,) = part
+    within = sum("middle_block" in place.path for place in branch_of(model, lora).pairs)
+    assert within and f"{within} of its {len(lora.pairs)} layers (middle_block" in told
 
 
 def test_a_lora_of_another_family_is_refused_with_the_layer_named(model, lora):

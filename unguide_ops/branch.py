@@ -35,6 +35,7 @@ class Branch:
         self.pairs = pairs
         self.changes = changes or {}
         self.calls = 0  # of any pair since attached: 0 after a prediction means that something bypassed the branch
+        self.acted: set[Place] = set()  # the places whose pairs were called since attached
         self.is_on = False
         self._wraps: dict[Place, tuple] = {}
         self._model: torch.nn.Module | None = None
@@ -96,7 +97,7 @@ class Branch:
     @contextmanager
     def attached(self, model: torch.nn.Module) -> Iterator[Branch]:
         """Hang the pairs on `model`'s Linears for the duration; whatever stood there is restored, also on errors."""
-        self.calls, self._model = 0, model
+        self.calls, self.acted, self._model = 0, set(), model
         try:
             with wrapped(self._wraps_of(model)):
                 yield self
@@ -121,6 +122,7 @@ class Branch:
         @torch.compiler.disable
         def changed(y, x):
             self.calls += 1
+            self.acted.add(place)
             key = (x.device, x.dtype)
             if key not in cast and not pair.up.requires_grad:
                 cast[key] = pair.to(device=x.device, dtype=x.dtype)

@@ -266,6 +266,9 @@ class Steered:
                 f"This picture was to be steered (w = {ws[0]:g}), and the LoRA was never asked: "
                 f"{self._why_not_asked()}."
             )
+        acted = self.branch.acted
+        if acted and (idle := [it for it in self.branch.pairs if it not in acted]):
+            self.course.warnings = [*self.course.warnings, _partly(idle, len(self.branch.pairs))]
 
     def _why_not_asked(self) -> str:
         guider = type(self.run.guider).__name__
@@ -275,6 +278,15 @@ class Steered:
         if any(self.settings.start <= step / self.run.steps < self.settings.end for step in range(self.run.steps)):
             return f"{guider} asks for nothing that the picture shall show. Use KSampler or UnGuidance Guider"
         return f"none of the {self.run.steps} steps of this run lies between `start` and `end`. Move these apart"
+
+
+def _partly(idle: Sequence, layers: int) -> str:
+    """The warning of a run in which some of a LoRA's layers were never computed."""
+    some = ", ".join(map(str, idle[:2]))
+    return (
+        f"Only a part of the LoRA acted: {len(idle)} of its {layers} layers ({some}, ...) were never computed, as "
+        f"something else on this MODEL replaces them. What was to be forgotten may be seen: leave that patch out."
+    )
 
 
 def _differs(one: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
