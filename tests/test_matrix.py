@@ -1,19 +1,18 @@
 """UnGuidance with everything that the host ships and with imitations of public packs (`dev.composition`)."""
 
 import comfy.samplers
-import comfyui_version
 import einops
 import nodes
 import pytest
 import torch
 from einops import rearrange
-from real_host import REPOSITORY
+from real_host import HOST, REPOSITORY
 from unguide.demo_model import load_demo_model
 from unguide.unguide_ops.host import others
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.unguidance import unguide
 
-from dev import pins
+from dev import hosts
 from dev.bench import composition
 from dev.bench.side_by_side import draw_blended
 from dev.bench.two_copies import blend, merge, relative_error
@@ -25,7 +24,7 @@ from dev.composition.verdicts import REFUSED, WRONG
 PARTS = every.parts()
 OF_HOST = {it.name for it in host_nodes.parts()}
 BOTH = (matrix.GATE, (CAT, DOG))
-PINNED = comfyui_version.__version__ == pins.read()["host"]["comfyui"]
+PINNED = hosts.at(HOST).name is not None
 
 
 @pytest.fixture(scope="module")

@@ -132,9 +132,6 @@ def _fault(trial: Trial, way: str, drawn: torch.Tensor, outcome: Outcome) -> str
     part, plain = trial.part, trial.plain(outcome.prompts)
     means = [prompt == CAT and part.expected.erased for prompt in outcome.prompts]
     right = [W if it or way == FIXED else 1.0 for it in means]
-    if part.expected.unsure and not (way == FIXED or means[0]):
-        outcome.another_picture = part.expected.unsure
-        return ""
     if outcome.ws and outcome.ws != right:
         return f"decided {outcome.ws}, right is {right}"
     same = [torch.equal(one, other) for one, other in zip(drawn, plain, strict=True)]

@@ -21,7 +21,6 @@ class Expected:
     another_picture: str = ""  # why the unrelated pictures of a mixed batch are not the bits that the part gives alone
     erased: bool = True  # whether the cat's prompt still means the cat
     close: float = 1e-4  # how far steered pictures may be from two merged copies
-    unsure: str = ""  # why the gate may steer an unrelated picture
     alone: str = ""  # why it can draw no batch of two prompts, without us either
     silent: str = ""  # why the part changes no picture of the embedded model
 
