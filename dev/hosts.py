@@ -15,7 +15,7 @@ from dev.pins import HOME
 from dev.stages import DevError
 
 OLDEST, NEWEST = "oldest", "newest"
-DEFAULT = OLDEST
+DEFAULT = NEWEST
 VARIABLE = "UNGUIDE_HOST"  # how a command tells the processes that it starts
 
 
@@ -47,7 +47,7 @@ class Host:
 
 def pinned(name: str) -> Host:
     """The one of this name, OLDEST or NEWEST."""
-    return Host(HOME / f"host-{name}", name)
+    return Host(HOME / ("host" if name == DEFAULT else f"host-{name}"), name)
 
 
 def chosen(asked: str | None) -> Host:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from dev.bench.ways import CFG, ERASED, UNRELATED, Stage
-from dev.families.tiny import RandomModel
+from dev.families.random_model import RandomModel
 
 RANK, STRENGTH, STEPS = 4, 0.01, 10
 HIGH = (0.9, 0.905, 0.91)

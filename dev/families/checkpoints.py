@@ -8,7 +8,8 @@ import torch
 
 from dev.environment import HOME
 from dev.families.full import SD15
-from dev.families.tiny import SEED, RandomModel, fill, pooled, sd3, unet
+from dev.families.random_model import SEED, RandomModel, fill, pooled
+from dev.families.tiny import sd3, unet
 
 DEMO_TEXT = 192  # width of the embedded model's prompts
 SD1_TEXT, WAN_TEXT = 768, 4096

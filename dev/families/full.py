@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dev.families.tiny import RandomModel, flux, pooled
+from dev.families.random_model import RandomModel, pooled
+from dev.families.tiny import flux
 
 SD15 = RandomModel("SD 1.5", "SD15", {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],

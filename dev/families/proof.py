@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dev.bench.two_copies import blend, merge, relative_error
-from dev.families.tiny import RandomModel
+from dev.families.random_model import RandomModel
 
 TARGET, REFERENCE, OTHER = "the cat", "the ground", "the dog"
 STEPS, CFG, W = 3, 3.0, -1.0

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from dev.families import full
-from dev.families.tiny import TINY, RandomModel
+from dev.families.random_model import RandomModel
+from dev.families.tiny import TINY
 from dev.gpu.child import Asked
 from dev.hosts import HOST
 from dev.inprocess import start_scratch_host
