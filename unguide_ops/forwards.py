@@ -12,16 +12,20 @@ import torch
 def wrapped(wraps: Iterable[tuple[torch.nn.Module, Callable[[Callable], Callable]]]) -> Iterator[None]:
     """Each module's instance attribute `forward` is `wrap(forward)` for the duration; restored in any case.
 
-    A module may come several times: what wraps it last is outermost.
+    A module may come several times: what wraps it last is outermost. Where somebody else has put another in the place
+    of ours meanwhile, theirs stays.
     """
-    before: list[tuple[torch.nn.Module, Callable | None]] = []
+    before: list[tuple[torch.nn.Module, Callable | None, Callable]] = []
     try:
         for module, wrap in wraps:
-            before.append((module, vars(module).get("forward")))
-            module.forward = wrap(module.forward)
+            ours = wrap(module.forward)
+            before.append((module, vars(module).get("forward"), ours))
+            module.forward = ours
         yield
     finally:
-        for module, forward in reversed(before):
+        for module, forward, ours in reversed(before):
+            if vars(module).get("forward", ours) is not ours:
+                continue
             vars(module).pop("forward", None)
             if forward is not None:
                 module.forward = forward

@@ -68,16 +68,27 @@ def _check(lora: ConceptLoRA, settings: SteeringSettings) -> None:
 
 
 @contextmanager
-def _around(run: host.Run, diffusion_model: torch.nn.Module, concepts: Sequence[Concept]) -> Iterator[Callable]:
+def _attached(model, branches: Iterable[Branch]) -> Iterator[None]:
+    """The branches on MODEL's own layers, which others may have put into modules of theirs, or injected something."""
+    with ExitStack() as attached:
+        with host.as_in_its_file(model) as network, host.ejected(model):
+            for it in branches:
+                attached.enter_context(it.attached(network))
+        try:
+            yield
+        finally:
+            with host.ejected(model):
+                attached.close()
+
+
+@contextmanager
+def _around(run: host.Run, concepts: Sequence[Concept]) -> Iterator[Callable]:
     if run.changes_weights and any(it.branch.changes for it in concepts):
         raise ValueError(
             "This LoRA is more than low-rank pairs, and acts by changed weights; so do hooks in this run's prompts, "
             "and either would undo the other's. Leave the hooks out, or use a LoRA of low-rank pairs."
         )
-    with ExitStack() as attached:
-        with host.as_in_its_file(run.guider.model_patcher):  # where others may have put its modules into their own
-            for concept in concepts:
-                attached.enter_context(concept.branch.attached(diffusion_model))
+    with _attached(run.guider.model_patcher, [it.branch for it in concepts]):
         steered = [Steered(run, it.branch, it.lora, it.settings, it.known) for it in concepts]
         finite: list = []  # see `_check_finite`; looked at when all is done: until then nothing waits for the device
 

@@ -37,7 +37,10 @@ OUT: Mapping[str, tuple[str, ...]] = {
         "FluxDisableGuidance", "FluxGuidance", "FluxKontextMultiReferenceLatentMethod", "HunyuanRefinerLatent",
         "InstructPixToPixConditioning", "PhotoMakerEncode", "ReferenceLatent", "SD_4XUpscale_Conditioning",
         "StableCascade_StageB_Conditioning", "StyleModelApply", "TextEncodeAceStepAudio", "TextEncodeQwenImageEdit",
-        "TextEncodeQwenImageEditPlus", "unCLIPConditioning",
+        "TextEncodeQwenImageEditPlus", "unCLIPConditioning", "AnimaLLLiteApply", "CLIPTextEncodeKandinsky5",
+        "FluxKVCache", "HiDreamO1PatchSeamSmoothing", "HiDreamO1ReferenceImages", "ModelMergeKrea2", "PiDConditioning",
+        "SUPIRApply", "TextEncodeBooguEdit", "TextEncodeJoyImageEdit", "TextEncodeMageFlowEdit",
+        "TextEncodeZImageOmni", "TripoSplatSamplingPreview", "ZImageFunControlnet",
     ),
     VIDEO: (
         "UNetTemporalAttentionMultiply", "WanContextWindowsManual", "ConditioningSetAreaPercentageVideo",
@@ -46,13 +49,17 @@ OUT: Mapping[str, tuple[str, ...]] = {
         "Wan22FunControlToVideo", "WanAnimateToVideo", "WanCameraImageToVideo", "WanFirstLastFrameToVideo",
         "WanFunControlToVideo", "WanFunInpaintToVideo", "WanHuMoImageToVideo", "WanImageToVideo",
         "WanPhantomSubjectToVideo", "WanSoundImageToVideo", "WanSoundImageToVideoExtend", "WanTrackToVideo",
-        "WanVaceToVideo",
+        "WanVaceToVideo", "ARVideoI2V", "BerniniConditioning", "Kandinsky5ImageToVideo", "LTXVContextWindows",
+        "LTXVReferenceAudio", "MiniMaxH3ImageToVideo", "MiniMaxH3ReferenceToVideo", "MiniMaxH3SigmaShift",
+        "VOIDInpaintConditioning", "WanDancerVideo", "WanInfiniteTalkToVideo", "WanMoveTrackToVideo",
+        "WanSCAILToVideo", "WanUni3CControlnetApply",
     ),
     FLOW: ("ModelSamplingAuraFlow", "ModelSamplingFlux", "ModelSamplingLTXV", "ModelSamplingSD3",
-           "ModelSamplingStableCascade", "ModelSamplingContinuousEDM", "ModelSamplingContinuousV"),
+           "ModelSamplingStableCascade", "ModelSamplingContinuousEDM", "ModelSamplingContinuousV",
+           "ModelNoiseScale"),
     "makes the difference of two models, which draws nothing": ("ModelMergeSubtract",),
-    "made for sound": ("ConditioningStableAudio",),
-    "trains": ("TrainLoraNode", "MakeTrainingDataset"),
+    "made for sound": ("ConditioningStableAudio", "ReferenceTimbreAudio", "TextEncodeAceStepAudio1.5"),
+    "trains": ("TrainLoraNode", "MakeTrainingDataset", "ResolutionBucket"),
     "does nothing": ("wanBlockSwap",),
     "needs a file of a whole model, and changes weights as CreateHookLora does": (
         "CreateHookModelAsLora", "CreateHookModelAsLoraModelOnly",
@@ -67,6 +74,7 @@ TRIED: Mapping[str, Mapping[str, Any]] = {
     "APG": {"momentum": -0.5},
     "BasicGuider": {},
     "CFGGuider": {},
+    "CFGOverride": {"cfg": 3.0, "end_percent": 0.5},
     "CFGNorm": {},
     "CFGZeroStar": {},
     "CLIPTextEncodeControlnet": {"text": HOUSE},
@@ -76,6 +84,7 @@ TRIED: Mapping[str, Mapping[str, Any]] = {
     "ConditioningAverage": {"conditioning_to_strength": 0.9},
     "ConditioningCombine": {},
     "ConditioningConcat": {},
+    "ConditioningMultiply": {"multiplier": 1.1},
     "ConditioningSetArea": {"width": 48},
     "ConditioningSetAreaPercentage": {"width": 0.75},
     "ConditioningSetAreaStrength": {"strength": 0.5},
@@ -93,6 +102,7 @@ TRIED: Mapping[str, Mapping[str, Any]] = {
     "CreateHookLoraModelOnly": {"lora_name": STYLE},
     "DifferentialDiffusion": {},
     "DualCFGGuider": {},
+    "DualModelGuider": {},
     "EasyCache": {"reuse_threshold": 5.0},
     "Epsilon Scaling": {},
     "FreSca": {},
@@ -104,6 +114,8 @@ TRIED: Mapping[str, Mapping[str, Any]] = {
     "LatentApplyOperationCFG": {},
     "LazyCache": {"reuse_threshold": 5.0},
     "LoraLoader": {"lora_name": STYLE},
+    "LoraLoaderBypass": {"lora_name": STYLE},
+    "LoraLoaderBypassModelOnly": {"lora_name": STYLE},
     "LoraLoaderModelOnly": {"lora_name": STYLE},
     "LoraModelLoader": {},
     "Mahiro": {},
@@ -113,6 +125,8 @@ TRIED: Mapping[str, Mapping[str, Any]] = {
     "ModelMergeSD1": {"middle_block.1.": 0.5, "output_blocks.1.": 0.5},
     "ModelMergeSimple": {"ratio": 0.5},
     "ModelSamplingDiscrete": {"zsnr": True},
+    "MultiGPU_WorkUnits": {},
+    "NAGuidance": {},
     "PairConditioningCombine": {},
     "PairConditioningSetDefaultCombine": {},
     "PairConditioningSetProperties": {},
@@ -123,6 +137,7 @@ TRIED: Mapping[str, Mapping[str, Any]] = {
     "PerturbedAttentionGuidance": {},
     "RenormCFG": {"renorm_cfg": 0.5},
     "RescaleCFG": {},
+    "SelectModelDevice": {},
     "SelfAttentionGuidance": {},
     "SetHookKeyframes": {},
     "TCFG": {},
@@ -144,19 +159,23 @@ EXPECTED: Mapping[str, Expected] = {
     "ConditioningSetDefaultCombine": Expected(silent="its prompt counts where the other has no area"),
     "ConditioningZeroOut": Expected(erased=False),
     "ContextWindowsManual": Expected(alone=BATCH),
+    "DualModelGuider": Expected(refusal="second MODEL"),
     "InpaintModelConditioning": Expected(silent="only models for inpainting look at it"),
     "Mahiro": Expected(another_picture="it measures the whole batch, in which the other picture is steered"),
     "ModelComputeDtype": Expected(close=0.2),  # half precision
+    "MultiGPU_WorkUnits": Expected(silent="there is one device"),
     "PairConditioningSetDefaultCombine": Expected(silent="its prompt counts where the other has no area"),
     "PerpNeg": Expected(another_picture="it measures the whole batch, in which the other picture is steered"),
     "RenormCFG": Expected(alone=BATCH),
+    "SelectModelDevice": Expected(silent="there is one device"),
     "TemporalScoreRescaling": Expected(alone=BATCH),
     "TorchCompileModel": Expected(silent="compiled, it computes the same"),
 }
 STEPS = {"EasyCache": 5, "LazyCache": 5}  # to have some to skip
 HASTE = {
     "EasyCache", "HyperTile", "TomePatchModel", "PerturbedAttentionGuidance", "LoraLoaderModelOnly", "DualCFGGuider",
-    "ConditioningSetMask", "SetHookKeyframes", "ControlNetApplyAdvanced",
+    "ConditioningSetMask", "SetHookKeyframes", "ControlNetApplyAdvanced", "CFGOverride", "DualModelGuider",
+    "LoraLoaderBypassModelOnly", "NAGuidance",
 }  # fmt: skip
 
 
@@ -251,7 +270,7 @@ def _values(name: str, cls, stage: Stage, scene: Scene | None = None, **given) -
 
 def _thing(kind: str, key: str, stage: Stage, scene: Scene | None, given: Mapping[str, Any]):
     if kind == "MODEL":
-        return stage.other if key == "model2" else given["MODEL"]
+        return stage.other if key in ("model2", "model_negative") else given["MODEL"]
     if kind == "CONDITIONING" and scene is not None:
         return _conditioning(key, scene)
     return THINGS[kind](stage)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import comfy.sample
 import comfy.samplers
 import torch
+from comfy.patcher_extension import PatcherInjection
 
 from dev.composition import attention, caches
 from dev.composition.parts import Expected, Part
@@ -75,6 +77,29 @@ def compiled_blocks(stage: Stage, model):
     model, name = model.clone(), "diffusion_model.middle_block.1.transformer_blocks.0"
     model.add_object_patch(name, torch.compile(model.get_model_object(name), backend="eager"))
     return model
+
+
+def injected(stage: Stage, model):
+    """Forwards of layers changed through the host's injections, which it takes out while it moves weights."""
+    model = model.clone()
+    layers = [it for name, it in model.model.diffusion_model.named_modules() if name.endswith(("to_k", "to_out.0"))]
+    kept: dict = {}
+
+    def inject(patcher) -> None:
+        for layer in layers:
+            kept[layer] = layer.forward
+            layer.forward = partial(_bent, layer.forward)
+
+    def eject(patcher) -> None:
+        for layer in layers:
+            layer.forward = kept.pop(layer)
+
+    model.set_injections("bent", [PatcherInjection(inject, eject)])
+    return model
+
+
+def _bent(forward, x, *args, **kwargs):
+    return forward(x, *args, **kwargs) + 0.1 * torch.roll(forward(x), 1, -1)
 
 
 class Wrapped(torch.nn.Module):
@@ -149,6 +174,7 @@ PARTS = [
     Part("blocks compiled", NETWORK, compiled_blocks, expected=Expected(silent=SAME)),
     Part("blocks in other modules", NETWORK, wrapped_blocks, in_haste=True),
     Part("blocks without its layers in other modules", NETWORK, wrapped_without_layers),
+    Part("forwards injected", NETWORK, injected, in_haste=True),
     Part("another network in its place", NETWORK, replaced_network,
          expected=Expected(refusal="changes nothing|had no effect|has no layer", silent=SAME), in_haste=True),
     *(controlled(it) for it in [*attention.PARTS, *caches.PARTS] if it.name in CONTROLLED),

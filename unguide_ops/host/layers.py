@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import comfy.lora
+import comfy.model_management
 import comfy.utils
 import torch
 
@@ -41,6 +42,21 @@ def as_in_its_file(model) -> Iterator[torch.nn.Module]:
             parent._modules[name] = it
         for name, its in now[::-1]:
             comfy.utils.set_attr(network, name, its)
+
+
+@contextmanager
+def ejected(model) -> Iterator[None]:
+    """While what other packs inject into MODEL's network, in the host's way, is taken out of it.
+
+    The host takes it out and puts it in again itself, in the middle of runs too: what hangs on a layer's `forward` has
+    to be below it, or it is lost.
+    """
+    loaded = (it.model for it in comfy.model_management.current_loaded_models)
+    patchers = {id(it): it for it in (model, *loaded) if it is not None and it.model is model.model}
+    with ExitStack() as stack:
+        for it in patchers.values():
+            stack.enter_context(it.use_ejected())
+        yield
 
 
 def places(model) -> dict[str, Place]:

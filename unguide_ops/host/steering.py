@@ -20,11 +20,11 @@ OWN_FUNCTION = "sampler_calc_cond_batch_function"
 """Of a MODEL's options: what another pack asks for predictions in place of the host's own function."""
 
 Predict = Callable[[Call], list[torch.Tensor]]
-Around = Callable[[Run, torch.nn.Module, Sequence[Any]], AbstractContextManager[Predict]]
+Around = Callable[[Run, Sequence[Any]], AbstractContextManager[Predict]]
 
 
 def steer(model, item, around: Around):
-    """A clone of MODEL with `item` hung on it: its sampling runs are inside `around(run, diffusion_model, items)`.
+    """A clone of MODEL with `item` hung on it: its sampling runs are inside `around(run, items)`.
 
     `around` is told all that hangs there, and yields what is asked for every prediction: x0 for each cond, from a Call.
 
@@ -37,13 +37,12 @@ def steer(model, item, around: Around):
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         items = attached(guider.model_patcher)
         _check_models(guider, items)
-        diffusion_model = guider.model_patcher.model.diffusion_model
         before, random = dict(guider.conds), torch.random.get_rng_state()
         run = Run(guider, noise, sigmas)
         while True:
             guider.conds = {name: [entry.copy() for entry in conds] for name, conds in before.items()}
             try:
-                with around(run, diffusion_model, items) as predict, _in_run(run, predict):
+                with around(run, items) as predict, _in_run(run, predict):
                     return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             except RunAgain:
                 Memory.put(run.beginning or [])
