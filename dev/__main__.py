@@ -65,7 +65,7 @@ def parse(arguments):
         epilog=f"Other arguments, and all after `--`, go to {extra_to}." if extra_to else None,
         allow_abbrev=False,
     )
-    inner.add_argument("--host", metavar="WHICH", help="ComfyUI to use: oldest (the default), newest, or a folder")
+    inner.add_argument("--host", metavar="WHICH", help="ComfyUI to use: newest (the default), oldest, or a folder")
     inner.add_argument("--torch", metavar="VERSION", help="use this torch instead of the pinned one (5 GB each)")
     module.add_arguments(inner)
     rest = chosen.rest

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dev import hostfiles, pins, stages, torches
-from dev.hosts import Host
+from dev.hosts import FrontEnd, Host
 from dev.pins import HOME
 from dev.stages import DevError
 from dev.venv import Venv
@@ -45,13 +45,19 @@ def venv_with(torch: str | None) -> Venv:
 
 
 def prepare(venv: Venv, host: Host, needs: Iterable[str] = ()) -> None:
-    """Set up what is missing to run this host; `needs` names further sections of `pins.ini` with what is imported."""
-    if not (venv.has("packages") and host.is_unpacked() and host.has_front_end()):
+    """Set up what is missing to run this host.
+
+    `needs` names further sections of `pins.ini`: packages to import, and front ends.
+    """
+    if not (venv.has("packages") and host.is_unpacked() and host.front_end.is_there()):
         HOME.mkdir(exist_ok=True)
         with lock():
             set_up(venv, host)
     for section in needs:
-        add_packages(venv, section)
+        if section.startswith(FrontEnd.PREFIX):
+            add_front_end(venv, FrontEnd(section.removeprefix(FrontEnd.PREFIX)))
+        else:
+            add_packages(venv, section)
     make_base(BASE)
 
 
@@ -60,21 +66,17 @@ def set_up(venv: Venv, host: Host) -> None:
     began = time.monotonic()
     stages.say(f"Setting up {HOME}, once:")
     stages.LOG.unlink(missing_ok=True)
-    clear_scratch()
-    try:
-        env = {**os.environ, "TMPDIR": str(SCRATCH), "TEMP": str(SCRATCH), "TMP": str(SCRATCH)}
+    with scratch() as env:
         make_venv(venv, env)
         if not host.is_unpacked():
             hostfiles.install(pins.read()[f"host {host.name}"], host.folder, SCRATCH, venv.pip, env)
-        if not host.has_front_end():
-            hostfiles.install_front_end(venv.packages(host.front_end_section), host.front_end, SCRATCH, venv.pip, env)
+        if not host.front_end.is_there():
+            install_front_end(venv, host.front_end, env)
         if not venv.has("packages"):
             venv.unmark()
             asked = ["install", "--only-binary", ":all:", "--progress-bar", "off", *venv.packages("packages")]
             stages.run("installing torch and the other packages", [*venv.pip, *asked], env)
             venv.mark("packages")
-    finally:
-        shutil.rmtree(SCRATCH, ignore_errors=True)
     stages.say(f"Done in {stages.duration(time.monotonic() - began)}.")
 
 
@@ -86,6 +88,19 @@ def add_packages(venv: Venv, section: str) -> None:
         asked = ["install", "--no-deps", "--progress-bar", "off", *venv.packages(section)]
         stages.run(f"installing what the {section} needs", [*venv.pip, *asked], os.environ)
         venv.mark(section)
+
+
+def add_front_end(venv: Venv, front_end: FrontEnd) -> None:
+    """Install one that no host brings along."""
+    if front_end.is_there():
+        return
+    with lock(), scratch() as env:
+        install_front_end(venv, front_end, env)
+
+
+def install_front_end(venv: Venv, front_end: FrontEnd, env: dict[str, str]) -> None:
+    """Into its folder."""
+    hostfiles.install_front_end(venv.packages(front_end.section), front_end.folder, SCRATCH, venv.pip, env)
 
 
 def make_venv(venv: Venv, env: dict[str, str]) -> None:
@@ -126,10 +141,18 @@ def make_base(base: Path) -> Path:
     return base
 
 
-def clear_scratch() -> None:
-    """An empty folder for downloads: on the same disk as the result, where a system's /tmp may be small."""
+@contextlib.contextmanager
+def scratch() -> Iterator[dict[str, str]]:
+    """An empty folder for downloads, on the same disk as the result, where a system's /tmp may be small.
+
+    Yields the environment of a command that uses it.
+    """
     shutil.rmtree(SCRATCH, ignore_errors=True)
     SCRATCH.mkdir()
+    try:
+        yield {**os.environ, "TMPDIR": str(SCRATCH), "TEMP": str(SCRATCH), "TMP": str(SCRATCH)}
+    finally:
+        shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
 def check_space() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from dev import pins
 from dev.pins import HOME
@@ -16,7 +17,35 @@ from dev.stages import DevError
 
 OLDEST, NEWEST = "oldest", "newest"
 DEFAULT = NEWEST
+LATEST = "latest"  # the front end that users may have updated to, newer than any pinned host's own
 VARIABLE = "UNGUIDE_HOST"  # how a command tells the processes that it starts
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """The packages of a section of `pins.ini`, in a folder of their own."""
+
+    PREFIX: ClassVar = "front end "
+    name: str
+
+    @property
+    def section(self) -> str:
+        """Of `pins.ini`."""
+        return self.PREFIX + self.name
+
+    @property
+    def folder(self) -> Path:
+        """What goes before the environment on a server's PYTHONPATH."""
+        return HOME / f"front-end-{self.name}"
+
+    @property
+    def page(self) -> Path:
+        """What `--front-end-root` of the host's main.py takes."""
+        return self.folder / "comfyui_frontend_package" / "static"
+
+    def is_there(self) -> bool:
+        """Whether it is, completely, from the pins as they are now."""
+        return pins.stamped(self.folder, pins.fingerprint())
 
 
 @dataclass(frozen=True)
@@ -27,22 +56,13 @@ class Host:
     name: str | None = None
 
     @property
-    def front_end(self) -> Path:
-        """The folder of its front end, templates and help pages; those of the newest for a developer's own."""
-        return HOME / f"front-end-{self.name or NEWEST}"
-
-    @property
-    def front_end_section(self) -> str:
-        """The section of `pins.ini` with its packages."""
-        return f"front end {self.name or NEWEST}"
+    def front_end(self) -> FrontEnd:
+        """Its front end, templates and help pages; those of the newest for a developer's own."""
+        return FrontEnd(self.name or NEWEST)
 
     def is_unpacked(self) -> bool:
         """Whether it is there, completely, from the pins as they are now; a developer's own always is."""
         return self.name is None or pins.stamped(self.folder, pins.fingerprint())
-
-    def has_front_end(self) -> bool:
-        """The same of its front end."""
-        return pins.stamped(self.front_end, pins.fingerprint())
 
 
 def pinned(name: str) -> Host:

@@ -92,7 +92,7 @@ class HostServer:
         command = [self.python, str(LAUNCHER), str(self.host / "main.py"), *self._arguments()]
         dropped = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "pythonpath")
         env = {name: value for name, value in os.environ.items() if name.lower() not in dropped}
-        env.update(PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8", PYTHONPATH=str(hosts.at(self.host).front_end))
+        env.update(PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8", PYTHONPATH=str(hosts.at(self.host).front_end.folder))
         new_group: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             new_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}

@@ -8,10 +8,11 @@ import sys
 
 from dev import device, hosts
 from dev.environment import ROOT
+from dev.hosts import LATEST, FrontEnd
 from dev.stages import become
 
 EXTRA = "pytest"
-NEEDS = ("archive", "browser", "diffusers", "evaluate", "sweep")
+NEEDS = ("archive", "browser", "diffusers", "evaluate", "sweep", FrontEnd(LATEST).section)
 ON_ONE_GPU = 4  # processes at most: each has a CUDA context and a copy of the model
 
 

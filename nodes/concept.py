@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..unguide_ops import host
 from ..unguide_ops.concept import EncodedConcept, concept_from, presets
-from .sockets import CATEGORY, ConceptSocket
+from .sockets import CATEGORY, FORGET, ConceptSocket, aliases
 
 CUSTOM = "custom"
 
@@ -26,6 +26,7 @@ class UnGuideConcept(io.ComfyNode):
             node_id="UnGuideConcept",
             display_name="UnGuide Concept",
             category=CATEGORY,
+            **aliases(*FORGET),
             description="What the model shall forget, what it shall draw instead, and what must stay as it is.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model that shall forget."),

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..unguide_ops import host
 from ..unguide_ops.importing import AUTHORS_ALPHA, import_lora
 from ..unguide_ops.layouts import in_words
-from .sockets import CATEGORY, LoRASocket
+from .sockets import CATEGORY, FORGET, LoRASocket, aliases
 
 
 class UnGuideImportLoRA(io.ComfyNode):
@@ -20,6 +20,7 @@ class UnGuideImportLoRA(io.ComfyNode):
             node_id="UnGuideImportLoRA",
             display_name="UnGuide Import LoRA",
             category=CATEGORY,
+            **aliases(*FORGET, "LECO", "ESD", "concept slider"),
             description="Reads an erasing LoRA made elsewhere: the UnGuide authors' lora.pth, LECO, concept sliders, "
             "kohya, diffusers, PEFT. UnGuide Calibrate behind it gives it a gate, UnGuide Save LoRA writes it as ours.",
             inputs=[

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..unguide_ops import host
 from ..unguide_ops.steering import ON_DOUBT, SIDES, Course, SteeringSettings
 from ..unguide_ops.unguidance import unguide
-from .sockets import CATEGORY, MOST, LoRASocket, folded, rate_input, seed_input, w_inputs
+from .sockets import CATEGORY, FORGET, MOST, LoRASocket, aliases, folded, rate_input, seed_input, w_inputs
 from .words import said
 
 INSIDE, LINKED, ALWAYS_ERASE, OFF = "inside sampling", "linked", "always erase", "off"
@@ -177,6 +177,7 @@ class UnGuidance(io.ComfyNode):
             node_id="UnGuidance",
             display_name="UnGuidance",
             category=CATEGORY,
+            **aliases(*FORGET),
             description="Gives a MODEL that forgets the concept wherever it is sampled: each prediction is "
             "w x base + (1 - w) x LoRA.",
             inputs=[
@@ -228,6 +229,7 @@ class UnGuidanceKSampler(io.ComfyNode):
             node_id="UnGuidanceKSampler",
             display_name="UnGuidance KSampler",
             category=CATEGORY,
+            **aliases(*FORGET),
             description="KSampler on a model that forgets the concept, with a report of w and of what it cost.",
             inputs=[
                 *gate_inputs(),

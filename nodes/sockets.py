@@ -6,8 +6,15 @@ from ..unguide_ops.probe import ProbeSettings
 
 CATEGORY = "UnGuide"
 MOST = 10  # of a w, in either direction
+FORGET = ("forget", "erase", "unlearn", "remove concept", "safe", "censor", "nsfw", "negative LoRA")
+"""What people type who look for this pack."""
 ConceptSocket = io.Custom("UNGUIDE_CONCEPT")
 LoRASocket = io.Custom("UNGUIDE_LORA")
+
+
+def aliases(*words: str) -> dict:
+    """The argument of a schema by which the page's search finds a node by other words too; hosts since 0.11 have it."""
+    return {"search_aliases": list(words)} if "search_aliases" in io.Schema.__dataclass_fields__ else {}
 
 
 def folded(*inputs):

@@ -8,7 +8,7 @@ from ..unguide_ops import figures, files, host, settings, targets
 from ..unguide_ops.calibrate import calibrate
 from ..unguide_ops.showcase import showcase
 from ..unguide_ops.training import CANCELLED, Training, train
-from .sockets import CATEGORY, ConceptSocket, LoRASocket, folded, seed_input, size_inputs
+from .sockets import CATEGORY, FORGET, ConceptSocket, LoRASocket, aliases, folded, seed_input, size_inputs
 from .words import said
 
 CUSTOM = "custom"
@@ -94,6 +94,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
             node_id="UnGuideTrainLoRA",
             display_name="UnGuide Train LoRA",
             category=CATEGORY,
+            **aliases(*FORGET, "LECO", "ESD", "concept slider"),
             is_output_node=True,
             description="Trains a small LoRA under which the model, asked for the target prompt, predicts "
             "something else. The model itself is not changed. Cancel keeps what was trained so far as a file.",

@@ -68,7 +68,7 @@ def test_each_pinned_host_has_a_package_that_carries_it_and_a_front_end():
     assert f">={read['host oldest']['comfyui']}" in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     parts = {"comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs"}
     for name in version:
-        assert set(read[hosts.pinned(name).front_end_section]) == parts
+        assert set(read[hosts.pinned(name).front_end.section]) == parts
         assert not parts & set(read["packages"])
 
 
@@ -77,7 +77,7 @@ def test_a_pinned_host_names_its_own_requirements():
     read, own = pins.read(), hosts.at(HOST)
     if own.name is None:
         pytest.skip("the tests run on a developer's own ComfyUI")
-    ours = {**read["packages"], **read[own.front_end_section]}
+    ours = {**read["packages"], **read[own.front_end.section]}
     said = re.findall(r"^([\w-]+)==(\S+)$", (HOST / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert said and {name: ours[name] for name, _ in said} == dict(said)
     assert f'"{read[f"host {own.name}"]["comfyui"]}"' in (HOST / "comfyui_version.py").read_text(encoding="utf-8")
@@ -160,7 +160,8 @@ def test_an_environment_of_other_versions_is_not_taken_for_this(tmp_path):
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_every_pin_has_a_wheel_for_every_python(tmp_path, version):
     venv = environment.venv_with(None)
-    front_ends = [venv.packages(hosts.pinned(name).front_end_section) for name in (hosts.OLDEST, hosts.NEWEST)]
+    front_ends = [venv.packages(hosts.pinned(name).front_end.section) for name in (hosts.OLDEST, hosts.NEWEST)]
+    front_ends.append(venv.packages(hosts.FrontEnd(hosts.LATEST).section))
     sections = [it for it in pins.read().sections() if not it.startswith(("host ", "front end ", "recipe"))]
     shared = sorted({package for section in sections for package in venv.packages(section)})
     asked = ["install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(tmp_path)]

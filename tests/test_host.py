@@ -526,13 +526,17 @@ def test_the_demo_model_is_made_of_the_host_s_classes(demo):
 
 
 def test_the_host_takes_our_nodes_and_tells_the_page_what_it_needs():
-    """__init__.py and nodes: `comfy_entrypoint`; lists, tooltips, own types; `extra_dict` hands on `advanced`."""
+    """__init__.py and nodes: `comfy_entrypoint`; lists, tooltips, own types; `extra_dict` hands on `advanced`; hosts
+    since 0.11 take `search_aliases`.
+    """
     extension = asyncio.run(unguide.comfy_entrypoint())
     assert isinstance(extension, ComfyExtension)
     info = {it.GET_SCHEMA().node_id: it.GET_NODE_INFO_V1() for it in asyncio.run(extension.get_node_list())}
     required, optional = (info["UnGuidance"]["input"][group] for group in ("required", "optional"))
     assert len(info) == len(unguide.NODES) and required["lora"][0] == "UNGUIDE_LORA" and required["lora"][1]["tooltip"]
     assert optional["softness"][1]["advanced"] is True and optional["w"][1]["forceInput"] is True
+    found_as = info["UnGuidance"].get("search_aliases") or []
+    assert ("erase" in found_as) == hasattr(nodes.CLIPTextEncode, "SEARCH_ALIASES")
     assert all(info["UnGuidePromptList"]["output_is_list"]) and info["UnGuideSaveLoRA"]["output_node"]
     assert info["UnGuideTrainLoRA"]["input"]["required"]["seed"][1]["control_after_generate"] is True
 

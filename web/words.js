@@ -1,5 +1,6 @@
 // What a node says of its result stays on the node: front ends take a node's progress text away when the job ends.
 // The words come with the result (`words`, or `text`), or, for nodes that others sample, by a message of their own.
+// What went wrong stands there as well until the next run: newer front ends keep an error's words behind a button.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ComfyWidgets } from "../../scripts/widgets.js";
@@ -26,8 +27,11 @@ function widgetOf(node) {
   return widget;
 }
 
+const failed = new Set(); // the nodes with an error's words
+
 function say(node, text) {
   if (!ours(node) || !text) return;
+  failed.delete(node);
   const progress = node.widgets?.findIndex((widget) => widget.name === PROGRESS) ?? -1;
   if (progress >= 0) {
     node.widgets[progress].onRemove?.();
@@ -44,6 +48,25 @@ function find(id) {
   for (const step of path.slice(0, -1)) graph = graph?.getNodeById(Number(step))?.subgraph;
   return graph?.getNodeById(Number(path.at(-1)));
 }
+
+function forget(node) {
+  const at = node.widgets?.findIndex((widget) => widget.name === NAME) ?? -1;
+  if (at < 0) return;
+  node.widgets[at].onRemove?.();
+  node.widgets.splice(at, 1);
+  node.setDirtyCanvas(true, true);
+}
+
+api.addEventListener("execution_error", ({ detail }) => {
+  const node = find(detail.node_id);
+  say(node, detail.exception_message);
+  if (ours(node)) failed.add(node);
+});
+
+api.addEventListener("execution_start", () => {
+  failed.forEach(forget);
+  failed.clear();
+});
 
 api.addEventListener("unguide.words", ({ detail }) => say(find(detail.node), detail.text));
 
