@@ -15,7 +15,7 @@ from dev.environment import ROOT
 from dev.gpu.packing import HOST_FILE, MANIFEST, NEEDED, OWN, this_python
 from dev.stages import DevError
 
-WITHOUT_AV = Path(__file__).with_name("without_av")
+WITHOUT = Path(__file__).with_name("without")  # what stands in for packages that ComfyUI imports and no part uses
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def unpack(folder: Path, target: Path) -> Unpacked:
                 f"it again with `--python {this_python()}`."
             )
         extract(folder / f"{name}.zip", site)
-    return Unpacked(host, [site, ROOT, *([] if is_there("av") else [WITHOUT_AV])])
+    return Unpacked(host, [site, ROOT, *(it for it in sorted(WITHOUT.iterdir()) if not is_there(it.name))])
 
 
 def extract(archive: Path, target: Path) -> None:

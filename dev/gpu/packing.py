@@ -43,12 +43,14 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "pytest-timeout": (),
     "pytest-xdist": ("execnet",),
     "hypothesis": ("sortedcontainers",),
+    "comfy-aimdo": (),
+    "comfy-kitchen": (),  # without its own kernels for cards: it has others
 }  # fmt: skip
 """Packages, and what comes along with each: used together, where the machine lacks the first."""
 NO_USE = ("tests", "__pycache__", "sample_data")  # folders
 HOST_PARTS = ("comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "utils")
 BIG_TOKENIZERS = ("llama_tokenizer", "qwen25_tokenizer", "t5_tokenizer", "t5_pile_tokenizer", "ace_lyrics_tokenizer",
-                  "hydit_clip_tokenizer")  # fmt: skip
+                  "hydit_clip_tokenizer", "qwen35_tokenizer")  # fmt: skip
 TRANSFORMERS = ("auto", "bert", "byt5", "clip", "llama", "qwen2", "t5")  # whose tokenizers ComfyUI imports
 MANYLINUX = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
              "manylinux_2_12_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64")  # fmt: skip
@@ -139,6 +141,8 @@ def is_of_use(name: str) -> bool:
     """Whether a file is worth its bytes."""
     parts = PurePosixPath(name).parts
     if parts[:2] == ("transformers", "models") and len(parts) > 3 and parts[2] not in TRANSFORMERS:
+        return False
+    if parts[0] == "comfy_kitchen" and is_compiled(name):
         return False
     return not (name.endswith(".pyc") or any(it in NO_USE or it in BIG_TOKENIZERS for it in parts))
 

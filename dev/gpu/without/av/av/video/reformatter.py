@@ -1,0 +1,5 @@
+"""The name that ComfyUI imports from here."""
+
+
+class ColorRange:
+    """Never made."""

@@ -1,0 +1,1 @@
+"""As much of torchaudio's module as ComfyUI imports."""
