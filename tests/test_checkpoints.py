@@ -8,7 +8,6 @@ import torch
 from artist_graph import drawn, learned
 from model_files import PRECISIONS, SD1, SD3, STRENGTH, behind_a_lora, load, lora_changes, models, save_lora
 from real_host import HOST
-from safetensors.torch import save_file
 from unguide.unguide_ops import host
 from unguide.unguide_ops.steering import SteeringSettings
 from unguide.unguide_ops.training import train
@@ -17,7 +16,7 @@ from unguide.unguide_ops.unguidance import unguide
 from dev.bench.two_copies import relative_error
 from dev.client import GraphError, free
 from dev.environment import make_base
-from dev.families.checkpoints import SMALL_FILES, save_diffusion_model, save_vae, sd15_checkpoint
+from dev.families.checkpoints import SMALL_FILES, save_checkpoint, save_diffusion_model, save_vae, sd15_checkpoint
 from dev.families.proof import TARGET, Proof
 from dev.server import HostServer
 
@@ -98,7 +97,7 @@ def test_a_lora_in_front_is_part_of_the_base():
 
 
 def test_a_checkpoint_without_a_text_encoder_is_told():
-    save_file(SD1.model().model.state_dict_for_saving(), models("checkpoints") / "no text.safetensors")
+    save_checkpoint(SD1, models("checkpoints") / "no text.safetensors")
     model, clip, _ = nodes.CheckpointLoaderSimple().load_checkpoint("no text.safetensors")
     assert host.fingerprint(model) == host.fingerprint(load(SD1))
     with pytest.raises(ValueError, match="no text encoder.*Load CLIP"):

@@ -37,6 +37,18 @@ def save_diffusion_model(tiny: RandomModel, path: Path, dtype: torch.dtype = tor
     _write({name: it.to(dtype) for name, it in tiny.model().model.diffusion_model.state_dict().items()}, path)
 
 
+def save_checkpoint(it: RandomModel, path: Path, dtype: torch.dtype = torch.float32, text=None, vae=None) -> None:
+    """A file for the host's CheckpointLoaderSimple, with the weights of a text encoder and a VAE if given."""
+    model = it.model(dtype).model
+    config = model.model_config
+    tensors = config.process_unet_state_dict_for_saving(model.diffusion_model.state_dict())
+    if text is not None:
+        tensors |= config.process_clip_state_dict_for_saving(text)
+    if vae is not None:
+        tensors |= config.process_vae_state_dict_for_saving(vae)
+    _write(tensors, path)
+
+
 def save_vae(path: Path, channels: int) -> None:
     """A file for the host's VAELoader: a TAESD for latents of so many channels."""
     from comfy.taesd.taesd import TAESD
@@ -61,7 +73,7 @@ def sd15_checkpoint() -> Path:
             fill(part, SEED)
         text, vae = (part.half().state_dict() for part in parts)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(SD15.model(torch.float16).model.state_dict_for_saving(text, vae), path)
+        save_checkpoint(SD15, path, torch.float16, text, vae)
     return path
 
 
