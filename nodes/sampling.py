@@ -230,6 +230,7 @@ class UnGuidanceKSampler(io.ComfyNode):
             display_name="UnGuidance KSampler",
             category=CATEGORY,
             **aliases(*FORGET),
+            is_output_node=True,  # or its words would not come again with a result from the cache
             description="KSampler on a model that forgets the concept, with a report of w and of what it cost.",
             inputs=[
                 *gate_inputs(),

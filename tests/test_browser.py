@@ -21,6 +21,18 @@ MARKED = """() => app.graph._nodes
     .filter((node) => node.has_errors && node.widgets.every((it) => it.options?.values?.includes?.(it.value) ?? true))
     .map((node) => node.type)"""
 """Nodes with a frame of errors, but for those that name a file which is not there yet."""
+OUTGROWN = """() => {
+    const inside = ([x, y, wide, high]) => app.graph._groups.some(({ pos, size }) =>
+        pos[0] <= x && pos[1] <= y && x + wide <= pos[0] + size[0] && y + high <= pos[1] + size[1]);
+    const nodes = app.graph._nodes.filter((it) => it.type !== 'MarkdownNote' && !inside(it.boundingRect));
+    return nodes.map((it) => [it.title, ...it.boundingRect]);
+}"""
+"""Nodes that do not lie in a group as a whole."""
+PICTURES = """(nodes_2) => {
+    const trainer = app.graph._nodes.find((it) => it.type === 'UnGuideTrainLoRA');
+    return nodes_2 ? document.querySelectorAll(`[data-node-id="${trainer.id}"] img`).length : trainer.imgs.length;
+}"""
+"""How many the trainer shows."""
 IDS = [node.GET_SCHEMA().node_id for node in NODES]
 
 
@@ -75,18 +87,25 @@ def test_a_workflow_opens_without_complaint_and_sends_what_was_drawn(schemas, co
 
 def test_run_on_the_first_workflow_ends_in_pictures_words_and_nothing_in_the_logs(served, comfy):
     comfy.load(file_of("forget-the-cat"))
-    comfy.press("Run")
+    comfy.run()
     shows = ("UnGuideTrainLoRA", "UnGuideStabilityProbe", "PreviewImage")
     comfy.wait("([shows]) => app.graph._nodes.filter((it) => shows.includes(it.type))"
                ".every((it) => app.nodeOutputs[it.id]?.images?.length)", shows)  # fmt: skip
     comfy.fit()
     comfy.shoot(comfy.shots / "run.png")
     pictures = comfy.page.evaluate("() => app.graph._nodes.filter((it) => it.type === 'PreviewImage')"
-                                   ".map((it) => [it.title, it.imgs?.length])")  # fmt: skip
+                                   ".map((it) => [it.title, app.nodeOutputs[it.id].images.length])")  # fmt: skip
     assert pictures == [["Base model", 8], ["UnGuidance", 8]]
     words = comfy.words()
     assert any("a photo of the cat: recognised as the concept" in it for it in words)
     assert any("evaluations" in it for it in words)
+    comfy.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    comfy.wait("() => !app.graph._nodes.length")
+    comfy.page.evaluate("() => app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    comfy.wait("() => app.graph._nodes.length")
+    assert comfy.words() == words
+    assert comfy.page.evaluate(PICTURES, comfy.nodes_2) == 1  # the trainer's grid, not its last preview as well
+    assert not comfy.page.evaluate(OUTGROWN)
     log = served.log.read_text(encoding="utf-8", errors="replace")
     assert not [it for it in log.splitlines() if "unguide" in it.lower() and ("warn" in it.lower() or "rror" in it)]
     assert not comfy.ours() and not comfy.dialogs()

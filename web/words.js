@@ -28,6 +28,14 @@ function widgetOf(node) {
 }
 
 const failed = new Set(); // the nodes with an error's words
+const said = new Map(); // words by graph and node: a change of tab makes the nodes of a graph anew
+const key = (node) => `${node.graph?.id} ${node.id}`;
+
+function dropPreview(node) {
+  // Nodes 2.0 would show the last preview above the result; its store is to be had through the page's own app alone
+  const pinia = document.querySelector("#vue-app")?.__vue_app__?.config.globalProperties.$pinia;
+  pinia?._s.get("nodeOutput")?.revokePreviewsByLocatorId?.(String(node.id));
+}
 
 function say(node, text) {
   if (!ours(node) || !text) return;
@@ -38,6 +46,7 @@ function say(node, text) {
     node.widgets.splice(progress, 1);
   }
   widgetOf(node).value = text; // a text field: nothing in it is taken for HTML
+  said.set(key(node), text);
   node.setDirtyCanvas(true, true);
 }
 
@@ -51,6 +60,7 @@ function find(id) {
 
 function forget(node) {
   const at = node.widgets?.findIndex((widget) => widget.name === NAME) ?? -1;
+  said.delete(key(node));
   if (at < 0) return;
   node.widgets[at].onRemove?.();
   node.widgets.splice(at, 1);
@@ -72,12 +82,16 @@ api.addEventListener("unguide.words", ({ detail }) => say(find(detail.node), det
 
 app.registerExtension({
   name: "unguide.words",
+  loadedGraphNode(node) {
+    say(node, said.get(key(node)));
+  },
   nodeCreated(node) {
     if (!ours(node)) return;
     const before = node.onExecuted;
     node.onExecuted = function (message, ...rest) {
       const result = before?.call(this, message, ...rest);
       say(this, (message?.words ?? message?.text)?.join("\n"));
+      if (message?.images?.length) dropPreview(this);
       return result;
     };
   },

@@ -12,6 +12,7 @@ from dev.client import Graph
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 TITLE, GAP, SLOT, WIDGET, TEXT, PICTURE, MARGIN = 30, 30, 20, 24, 90, 300, 40  # pixels of the canvas at scale 1
 WIDTH = 320
+FOOTER = 60  # what Nodes 2.0 shows below the nodes of a pack: its name, and a button for advanced inputs
 BLUE, GREEN, VIOLET = "#3f789e", "#88aa88", "#a1309b"
 PICTURED = ("PreviewImage", "SaveImage")
 NOTE = "MarkdownNote"
@@ -51,7 +52,7 @@ class Canvas:
     def add(
         self, type_: str, column: int, title: str = "", tall: float = 0, models=(), bypassed=False, **values
     ) -> Node:
-        """A node, so many pixels `tall` (0: as its inputs need), for which `models` are to be downloaded.
+        """A node that what it shows makes so many pixels `tall` (0: it shows nothing); `models` are to be downloaded.
 
         `values` are its inputs: values of widgets, and outputs of other nodes. A `bypassed` one hands on the inputs
         that have its outputs' names.
@@ -90,7 +91,8 @@ class Canvas:
         return more.get("default", options[0] if options else "" if spec[0] == "STRING" else 0)
 
     def _height(self, node: Node) -> float:
-        if node.height or node.type == NOTE:
+        """Before it shows anything."""
+        if node.type == NOTE:
             return node.height
         inputs = self._inputs(node.type)
         shown = [spec for _, spec in inputs if not _more(spec).get("advanced")]
@@ -101,6 +103,9 @@ class Canvas:
         picture = PICTURE if node.type in PICTURED else 0
         return slots * SLOT + (len(widgets) + again) * WIDGET + long * TEXT + picture + 20
 
+    def _footer(self, node: Node) -> int:
+        return FOOTER if node.type.startswith("UnG") else 0
+
     def _places(self) -> dict[int, tuple[float, float, float, float]]:
         """Node -> x, y, width, height."""
         found, x = {}, 0.0
@@ -110,7 +115,7 @@ class Canvas:
                 if node.column == column:
                     height = self._height(node)
                     found[node.id] = (x, y, WIDTH, height)
-                    y += height + TITLE + GAP
+                    y += max(height, node.height) + self._footer(node) + TITLE + GAP
             x += WIDTH + 2 * MARGIN
         return found
 
@@ -175,7 +180,10 @@ class Canvas:
         inside = [places[node.id] for node in self.nodes if first <= node.column <= last]
         left, top = min(it[0] for it in inside) - MARGIN / 2, min(it[1] for it in inside) - 2 * TITLE - 20
         right = max(it[0] + it[2] for it in inside) + MARGIN / 2
-        bottom = max(it[1] + it[3] for it in inside) + MARGIN / 2
+        bottom = MARGIN / 2 + max(
+            places[node.id][1] + max(places[node.id][3], node.height) + self._footer(node) for node in self.nodes
+            if first <= node.column <= last
+        )  # fmt: skip
         bounding = [left, top, right - left, bottom - top]
         return {"id": number, "title": title, "bounding": bounding, "color": color, "font_size": 24, "flags": {}}
 

@@ -8,7 +8,14 @@ from dev.workflows.canvas import BLUE, GREEN, VIOLET, Canvas, Node
 
 SIZE = {"width": 64, "height": 64}
 SAMPLING = {"seed": 0, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-PROBE, TRAINER, SAMPLER, GUIDER, UNGUIDANCE = 800, 640, 560, 380, 320  # pixels high, with all that they show
+PROBE, TRAINER, SAMPLER, GUIDER, UNGUIDANCE, SAVER = (
+    800,
+    640,
+    560,
+    380,
+    320,
+    130,
+)  # pixels high, with all that they show
 MUSHROOM = "a photo of the mushroom"  # drawn in the cat's place
 HAMBURGER = "a photo of the hamburger"  # in the dog's; these two come out clear
 CAT_FILE = "unguide/cat_00001_.safetensors"
@@ -48,7 +55,7 @@ def forget_the_cat(canvas: Canvas) -> None:
     demo = canvas.add("UnGuideDemoModel", 1)
     concept = canvas.add("UnGuideConcept", 1, clip=demo[1], preset="cat", reference=MUSHROOM)
     trained = canvas.add("UnGuideTrainLoRA", 2, model=demo[0], concept=concept[0], vae=demo[2], tall=TRAINER, **SIZE)
-    canvas.add("UnGuideSaveLoRA", 1, lora=trained[0], filename_prefix="unguide/cat")
+    canvas.add("UnGuideSaveLoRA", 1, tall=SAVER, lora=trained[0], filename_prefix="unguide/cat")
     prompts = "a photo of the cat\na photo of the feline\na photo of the dog\na photo of the automobile"
     probe = canvas.add("UnGuideStabilityProbe", 3, "Which prompts mean it?", tall=PROBE, model=demo[0], lora=trained[0],
                        clip=demo[1], prompts=prompts, **SIZE)  # fmt: skip
@@ -73,7 +80,7 @@ def forget_from_your_checkpoint(canvas: Canvas) -> None:
     trained = canvas.add("UnGuideTrainLoRA", 2, "Before and after", tall=TRAINER, model=loaded[0], concept=concept[0],
                          vae=loaded[2])  # fmt: skip
     canvas.add("PreviewImage", 3, "Loss and erasure", images=trained[1])
-    canvas.add("UnGuideSaveLoRA", 3, lora=trained[0], filename_prefix="unguide/my-concept")
+    canvas.add("UnGuideSaveLoRA", 3, tall=SAVER, lora=trained[0], filename_prefix="unguide/my-concept")
     canvas.group("1  What to forget", 1, 1, BLUE)
     canvas.group("2  Train", 2, 2, BLUE)
     canvas.group("3  Look, and keep", 3, 3, GREEN)
@@ -141,7 +148,7 @@ def import_a_lora(canvas: Canvas) -> None:
     concept = canvas.add("UnGuideConcept", 2, "What it forgets", clip=demo[1], preset="cat", reference=MUSHROOM)
     ready = canvas.add("UnGuideCalibrate", 2, "Its gate", tall=540, model=demo[0], lora=imported[0], clip=demo[1],
                        concept=concept[0], **SIZE)  # fmt: skip
-    canvas.add("UnGuideSaveLoRA", 2, lora=ready[0], filename_prefix="unguide/imported")
+    canvas.add("UnGuideSaveLoRA", 2, tall=SAVER, lora=ready[0], filename_prefix="unguide/imported")
     its = asked(canvas, 3, demo[1], "a photo of the cat", "Prompt", 4)
     steered = canvas.add("UnGuidanceKSampler", 3, tall=SAMPLER, model=demo[0], lora=ready[0], **its)
     shown(canvas, 4, steered[0], demo[2], "UnGuidance")
