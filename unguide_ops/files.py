@@ -15,20 +15,21 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import torch
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from safetensors import safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from .calibration import Calibration
 from .concept import Concept
-from .layouts import LARGEST_NUMBER, NUMBERS, LeftOut, UnknownLayoutError, in_words, layers_of
+from .layouts import LARGEST_NUMBER, NUMBERS, WHOLE_NUMBERS, LeftOut, UnknownLayoutError, in_words, layers_of
 from .lora import ConceptLoRA
 from .metadata import shown
+from .numbers import all_finite
 from .strangers import brief, check_file, check_parts, first_problem
+from .tensor_file import check_number, read_safetensors
 
 LOGGER = logging.getLogger("unguide")
 UNFINISHED = ".unguide-part"  # ends the name of a file that is being written
@@ -36,9 +37,9 @@ STALE = 3600.0  # seconds, after which whoever wrote it was killed
 KEY = "unguide"  # of our metadata entry: JSON with version, concept, training, target_prompt, calibration
 VERSION = 1
 LARGEST_FILE = 4_000_000_000  # bytes
-LARGEST_HEADER = 60_000_000  # bytes; the encoded target prompt of the largest text encoders is most of it
-MOST_TENSORS = 20_000
-MOST_PARTS = 500_000  # of the header, or of our metadata: see `check_parts`
+MOST_PARTS = 500_000  # of our metadata: see `check_parts`
+MOST_TOKENS = 10_000  # of the target prompt
+MOST_IN_PROMPT = 20_000_000  # numbers
 KOHYA = "lora_unet_"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 IMPORT = "UnGuide Import LoRA"
@@ -143,23 +144,11 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     check_file(path, LARGEST_FILE, "LoRA")
     try:
         with path.open("rb") as file:
-            _check_header(file)
-        with safe_open(path, "pt") as file:
-            names = file.keys()
-            if len(names) > MOST_TENSORS:
-                raise ValueError(f"it has {len(names)} tensors, and may have {MOST_TENSORS}")
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except Exception as error:  # of the library, or of torch, which may be any
+            return read_safetensors(file, os.fstat(file.fileno()).st_size)
+    except Exception as error:  # of the system, or of torch, which may be any
         raise ValueError(
             f"{brief(path.name)} is no safetensors file of a LoRA, or damaged: {brief(error, 300)}. Get it again."
         ) from None
-
-
-def _check_header(file: BinaryIO) -> None:
-    size = int.from_bytes(file.read(8), "little")
-    if size > LARGEST_HEADER:
-        raise ValueError(f"its header claims {size} bytes, and may have {LARGEST_HEADER}")
-    check_parts(file.read(size), MOST_PARTS, "{[")  # commas are many in the metadata of others
 
 
 def from_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> tuple[ConceptLoRA, LeftOut]:
@@ -208,14 +197,16 @@ def _unpacked(text: str) -> dict[str, torch.Tensor]:
     """The encoded target prompt, as `host.pack_conditioning` makes it; or nothing."""
     try:
         packed = base64.b64decode(text, validate=True)
-        _check_header(io.BytesIO(packed))
-        prompt = load(packed) if packed else {}
+        prompt = read_safetensors(io.BytesIO(packed), len(packed))[0] if packed else {}
+        check_number("numbers", sum(it.numel() for it in prompt.values()), MOST_IN_PROMPT)
     except Exception as error:  # as in `read_tensors`
         raise ValueError(f"its target prompt cannot be read: {brief(error, 300)}") from None
     tokens = prompt.get("cross_attn")
     if prompt and (tokens is None or tokens.ndim != 3 or len(tokens) != 1 or tokens.dtype not in NUMBERS):
         raise ValueError("its target prompt has no `cross_attn` [1, tokens, width].")
+    if tokens is not None and tokens.shape[1] > MOST_TOKENS:
+        raise ValueError(f"its target prompt has {tokens.shape[1]} tokens, and may have {MOST_TOKENS}.")
     for name, tensor in prompt.items():
-        if not tensor.numel() or not tensor.float().isfinite().all():
+        if not tensor.numel() or tensor.dtype not in (*NUMBERS, *WHOLE_NUMBERS) or not all_finite(tensor):
             raise ValueError(f"`{brief(name)}` of its target prompt is empty, or holds what is no number.")
     return prompt

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from .calibration import Calibration
+from .numbers import all_finite, largest
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,28 @@ class LowRankPair:
         return LowRankPair(self.down.detach().to(*args, **kwargs), self.up.detach().to(*args, **kwargs), self.alpha)
 
 
+class StoredPair(LowRankPair):
+    """A pair as its file holds it: fp32 when it is asked, and no more memory than there until then."""
+
+    @property
+    def down(self) -> torch.Tensor:  # type: ignore[override]
+        """[rank, in]."""
+        return self._down.float()
+
+    @down.setter
+    def down(self, it: torch.Tensor) -> None:
+        self._down = it
+
+    @property
+    def up(self) -> torch.Tensor:  # type: ignore[override]
+        """[out, rank]."""
+        return self._up.float()
+
+    @up.setter
+    def up(self, it: torch.Tensor) -> None:
+        self._up = it
+
+
 @dataclass
 class ConceptLoRA:
     """A concept LoRA: its pairs by their names in the file, and what it was trained on.
@@ -117,7 +140,7 @@ class ConceptLoRA:
     @property
     def is_zero(self) -> bool:
         """True when no pair changes anything, as right after creation."""
-        acts = (bool(pair.up.any() and pair.down.any() and pair.alpha) for pair in self.pairs.values())
+        acts = (bool(largest(pair.up) and largest(pair.down) and pair.alpha) for pair in self.pairs.values())
         return not self.others and not any(acts)
 
     @property
@@ -125,4 +148,4 @@ class ConceptLoRA:
         """True when every weight is a number."""
         tensors = [it for pair in self.pairs.values() for it in (pair.up, pair.down)]
         tensors += [it for its in self.others.values() for it in its.values()]
-        return all(bool(it.float().isfinite().all()) for it in tensors)  # of 8-bit floats nothing can be asked
+        return all(map(all_finite, tensors))

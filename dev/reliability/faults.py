@@ -113,8 +113,8 @@ PHASES = (
     Phase("saving, on a full disk", saving, "", faults=(REALLY,), around=lambda it: traps.full(it.loras / "faults")),
     Phase("saving, into a read-only folder", saving, "", faults=(REALLY,),
           around=lambda it: traps.read_only(it.loras / "faults")),
-    Phase("loading", loading, "unguide_ops.files:safe_open", faults=(BROKEN, END), hangs=False),
-    Phase("importing, as it reads", importing, "unguide_ops.files:safe_open", faults=(BROKEN, END), hangs=False),
+    Phase("loading", loading, "unguide_ops.files:read_safetensors", faults=(BROKEN, END), hangs=False),
+    Phase("importing, as it reads", importing, "unguide_ops.files:read_safetensors", faults=(BROKEN, END), hangs=False),
     Phase("importing, as it looks for layers", importing, "comfy.lora:model_lora_keys_unet", faults=(ERROR, MEMORY),
           hangs=False),
 )  # fmt: skip
