@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import torch
 
 from .lora import LowRankPair, StoredPair
-from .numbers import largest
+from .numbers import LARGEST_NUMBER, largest
 from .strangers import brief
 
 LONGEST_NAME = 500  # characters
-LARGEST_NUMBER = 65504.0  # a half's
 DIMENSIONS = {2, 3, 4, 5}  # of a Linear's weight, and of convolutions'
 NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

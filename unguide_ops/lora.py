@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,7 @@ import torch
 from torch.nn.functional import linear
 
 from .calibration import Calibration
-from .numbers import all_finite, largest
+from .numbers import LARGEST_NUMBER, all_finite, largest
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,16 @@ class LowRankPair:
         return LowRankPair(self.down, torch.nn.functional.pad(self.up, (0, 0, first, behind)), self.alpha)
 
     def folded(self) -> LowRankPair:
-        """The same change with alpha 1. Not all loaders get a file right whose layers differ in alpha (diffusers)."""
-        return LowRankPair(self.down, self.up * self.alpha, 1.0)
+        """The same change with alpha 1. Not all loaders get a file right whose layers differ in alpha (diffusers).
+
+        Where `up` would not fit into a half, a power of two goes to `down`.
+        """
+        down, up = self.down, self.up * self.alpha
+        excess = largest(up) / LARGEST_NUMBER
+        if excess > 1 and math.isfinite(excess):
+            power = 2.0 ** math.ceil(math.log2(excess))
+            down, up = down * power, up / power
+        return LowRankPair(down, up, 1.0)
 
     def unfolded(self, alpha: float) -> LowRankPair:
         """The same change with this alpha: what a learning rate was made for."""

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+LARGEST_NUMBER = 65504.0  # a half's; a LoRA with larger ones is infinite on half of all devices
 AT_ONCE = 1 << 20  # numbers
 
 

@@ -23,7 +23,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 def converted(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A LoRA file's tensors, renamed where the host's loader does: those of Wan Fun, USO, Black Forest Labs."""
-    with _in_words(next(iter(tensors), "")):
+    with _in_words(brief(next(iter(tensors), ""))):
         return comfy.lora_convert.convert_lora(dict(tensors))
 
 
@@ -37,9 +37,9 @@ def weight_changes(model, others: Mapping[str, Mapping[str, torch.Tensor]]) -> d
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     if unknown := [name for name in others if name not in keys]:
         raise ValueError(
-            f"This LoRA does not fit the model: {len(unknown)} of its layers are not there, `{unknown[0]}` for one. "
-            f"Use it with the model family that it was made for. A file made elsewhere may name them otherwise: try "
-            f"UnGuide Import LoRA."
+            f"This LoRA does not fit the model: {len(unknown)} of its layers are not there, `{brief(unknown[0])}` for "
+            f"one. Use it with the model family that it was made for. A file made elsewhere may name them otherwise: "
+            f"try UnGuide Import LoRA."
         )
     changes: dict[str, Change] = {}
     there = model.model.state_dict()
