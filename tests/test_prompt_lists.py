@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unguide.nodes.concept import UnGuideConcept
 from unguide.nodes.prompt_list import UnGuidePromptList
-from unguide.unguide_ops import prompt_lists
+from unguide.unguide_ops import host, prompt_lists
 from unguide.unguide_ops.prompt_lists import LISTS, LONGEST_LINE, Problem, Row, read_prompt_list
 
 HEADER = b"prompt,evaluation_seed,evaluation_guidance,categories\n"
@@ -149,6 +149,15 @@ def test_an_input_folder_that_cannot_be_listed_leaves_the_nodes_as_they_are(inpu
         assert UnGuidePromptList.define_schema().inputs[0].options == ["everyday.csv (ships with UnGuide)"]
         assert UnGuideConcept.define_schema()
         assert f"The input folder ({input_folder / name}) cannot be listed" in caplog.text
+
+
+def test_model_folders_that_cannot_be_listed_leave_the_nodes_as_they_are(monkeypatch, caplog):
+    def forbidden(kind):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folder_paths, "get_filename_list", forbidden)
+    assert host.lora_files() == host.clip_files() == []
+    assert "The folders of loras cannot be listed" in caplog.text
 
 
 def test_what_is_listed_is_read_whatever_the_case_of_its_suffix(input_folder, clip):

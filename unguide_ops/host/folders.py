@@ -29,7 +29,16 @@ def version_of(path: Path) -> str:
 
 def lora_files() -> list[str]:
     """The LoRA files the host's loaders list."""
-    return folder_paths.get_filename_list("loras")
+    return _listed("loras")
+
+
+def _listed(kind: str) -> list[str]:
+    """The host's list of its files of a kind; nothing where it cannot be made, as the nodes are there all the same."""
+    try:
+        return folder_paths.get_filename_list(kind)
+    except OSError as error:
+        LOGGER.warning("The folders of %s cannot be listed: %s", kind, error)
+        return []
 
 
 def lora_path(name: str) -> Path:
@@ -112,7 +121,7 @@ folder_paths.add_model_folder_path(OPEN_CLIP, os.path.join(folder_paths.models_d
 
 def clip_files() -> list[str]:
     """The CLIP models in the host's models/open_clip."""
-    return [name for name in folder_paths.get_filename_list(OPEN_CLIP) if name.lower().endswith(".safetensors")]
+    return [name for name in _listed(OPEN_CLIP) if name.lower().endswith(".safetensors")]
 
 
 def clip_path(name: str) -> Path:
