@@ -11,7 +11,7 @@ CUSTOM = "custom"
 
 def preset_or_file(chosen: str):
     """What `concept_from` takes for the combo's entry."""
-    if chosen.endswith(".json"):
+    if chosen.lower().endswith(".json"):
         return host.input_path(chosen)
     return None if chosen == CUSTOM else chosen
 
@@ -70,7 +70,7 @@ class UnGuideConcept(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, preset, **kwargs):
         """Read a prompt file again when it has changed."""
-        return host.version_of(host.input_path(preset)) if preset.endswith(".json") else preset
+        return host.version_of(host.input_path(preset)) if preset.lower().endswith(".json") else preset
 
     @classmethod
     def execute(cls, clip, preset, target, reference, synonyms, preserve) -> io.NodeOutput:

@@ -43,8 +43,8 @@ class UnGuideSaveLoRA(io.ComfyNode):
     def execute(cls, lora, filename_prefix, with_prompts=True) -> io.NodeOutput:
         """Write the file; its name."""
         try:
-            path, name = host.new_lora_path(filename_prefix)
-            files.save_lora(path, lora if with_prompts else lora.without_prompts())
+            places = host.new_lora_paths(filename_prefix)
+            name = files.save_new_lora(places, lora if with_prompts else lora.without_prompts())
         except OSError as error:
             raise OSError(
                 f"The LoRA could not be saved as {filename_prefix} ({error.strerror}). It is not lost: make room, or "

@@ -62,7 +62,7 @@ class UnGuidePromptList(io.ComfyNode):
         """The lists."""
         rows: list[Row] = []
         problems: list[str] = []
-        for it in islice(read_prompt_list(path_of(file)), offset, offset + limit):
+        for it in islice(read_prompt_list(path_of(file), offset), limit):
             if isinstance(it, Row):
                 rows.append(it)
             else:

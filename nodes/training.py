@@ -212,10 +212,9 @@ def keep(trained: Training) -> None:
         return
     so_far = f"What was trained so far ({len(trained.monitor.history)} iterations)"
     problems = []
-    for new_path in (host.new_lora_path, host.new_output_path):
+    for places in (host.new_lora_paths, host.new_output_paths):
         try:
-            path, name = new_path("unguide/cancelled/concept")
-            files.save_lora(path, trained.lora)
+            name = files.save_new_lora(places("unguide/cancelled/concept"), trained.lora)
         except Exception as error:
             problems.append(str(getattr(error, "strerror", None) or error))
         else:

@@ -1,6 +1,7 @@
 """Files: what is written is read back, stock loaders read it, nothing half-written stays."""
 
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -99,7 +100,7 @@ def test_a_full_disk_is_told_with_what_to_do(lora, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "link", full)
     with pytest.raises(OSError, match="No space left on device.*still in the cache"):
         UnGuideSaveLoRA.execute(lora, "unguide/full")
 
@@ -117,6 +118,78 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(lora, tmp_path,
     with pytest.raises(OSError, match="No space"):
         files.save_lora(path, ConceptLoRA({}))
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.fixture
+def taken(tmp_path):
+    """Places, of which the first is taken by somebody else in the moment in which it is chosen."""
+
+    def places():
+        for number in range(3):
+            path = tmp_path / f"{number}.safetensors"
+            if number == 0:
+                path.write_bytes(b"somebody else's")
+            yield path, str(number)
+
+    return places()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_that_is_taken_meanwhile_is_left_to_whoever_took_it(lora, tmp_path, monkeypatch, taken, links):
+    def none(*args):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", none)
+    assert files.save_new_lora(taken, lora) == "1"
+    assert (tmp_path / "0.safetensors").read_bytes() == b"somebody else's"
+    assert files.load_lora(tmp_path / "1.safetensors").pairs.keys() == lora.pairs.keys()
+    assert {it.name for it in tmp_path.iterdir()} == {"0.safetensors", "1.safetensors"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_two_servers_that_save_under_one_name_at_once_both_keep_their_lora(lora, monkeypatch, links):
+    """The second saves while the first writes: same name, same process id."""
+    fsync, names = os.fsync, []
+
+    def meanwhile(number):
+        monkeypatch.setattr(os, "fsync", fsync)
+        names.append(UnGuideSaveLoRA.execute(other, "unguide/at-once").args[0])
+        fsync(number)
+
+    other = ConceptLoRA({"a": LowRankPair(torch.ones(1, 3), torch.ones(2, 1), 1.0)})
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "not permitted")))
+    names.append(UnGuideSaveLoRA.execute(lora, "unguide/at-once").args[0])
+    assert len(set(names)) == 2
+    second, first = (files.load_lora(host.lora_path(name)) for name in names)
+    assert first.pairs.keys() == lora.pairs.keys() and second.pairs.keys() == other.pairs.keys()
+
+
+def test_a_lora_that_could_not_be_loaded_again_is_not_written(lora, tmp_path):
+    name, pair = next(iter(lora.pairs.items()))
+    for broken in (torch.nan, torch.inf, 1e5):
+        it = dataclasses.replace(lora, pairs={name: dataclasses.replace(pair, up=torch.full_like(pair.up, broken))})
+        with pytest.raises(ValueError, match="is not saved, as it could not be loaded again: .*no numbers"):
+            files.save_lora(tmp_path / "it.safetensors", it)
+    with pytest.raises(ValueError, match="not saved.*training.alphas"):
+        files.save_lora(tmp_path / "it.safetensors", dataclasses.replace(lora, training={"alphas": {name: 0.0}}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_half_precision_does_not_hold_is_kept_all_the_same(lora, tmp_path):
+    """Weights with a large alpha, and encoded prompts of language models."""
+    name, pair = next(iter(lora.pairs.items()))
+    loud = dataclasses.replace(pair, down=pair.down / 1e4, up=pair.up * 1e3, alpha=1e5)
+    assert loud.folded().up.abs().max() <= 65504 < (loud.up * loud.alpha).abs().max()
+    said = host.pack_conditioning([[torch.full((1, 7, 4), 1e6), {"pooled_output": torch.full((1, 4), 0.1)}]])
+    files.save_lora(tmp_path / "it.safetensors", dataclasses.replace(lora, pairs={name: loud}, target_prompt=said))
+    again = files.load_lora(tmp_path / "it.safetensors")
+    torch.testing.assert_close(again.pairs[name].change(torch.ones(pair.down.shape[1])),
+                               loud.change(torch.ones(pair.down.shape[1])))  # fmt: skip
+    assert host.unpack_conditioning(again.target_prompt)[0][0].eq(1e6).all()
+    assert again.target_prompt["pooled_output"].dtype == torch.float16
 
 
 def test_what_a_killed_process_left_is_removed_an_hour_later_and_nothing_else(lora, tmp_path):

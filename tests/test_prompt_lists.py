@@ -2,6 +2,7 @@
 
 import csv
 import tracemalloc
+from itertools import islice
 
 import folder_paths
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unguide.nodes.concept import UnGuideConcept
 from unguide.nodes.prompt_list import UnGuidePromptList
+from unguide.unguide_ops import host, prompt_lists
 from unguide.unguide_ops.prompt_lists import LISTS, LONGEST_LINE, Problem, Row, read_prompt_list
 
 HEADER = b"prompt,evaluation_seed,evaluation_guidance,categories\n"
@@ -110,6 +112,67 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert sum(isinstance(it, Row) for it in read_prompt_list(path)) == 5000
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_rows_before_the_offset_are_passed_by_unread_and_not_kept(tmp_path, monkeypatch, name):
+    path, read = tmp_path / name, []
+    line = b"picture %d,%d,7.5,x\n" if name == "list.csv" else b'{"prompt": "picture %d", "seed": %d}\n'
+    path.write_bytes((HEADER if name == "list.csv" else b"") + b"".join(line % (it, it) for it in range(50_000)))
+    for function in ("_row", "_named", "check_parts"):
+        plain = getattr(prompt_lists, function)
+        monkeypatch.setattr(prompt_lists, function, lambda *its, plain=plain: read.append(1) or plain(*its))
+    tracemalloc.start()
+    found = list(islice(read_prompt_list(path, 49_990), 5))
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    assert [(it.index, it.prompt) for it in found] == [(it, f"picture {it}") for it in range(49_990, 49_995)]
+    assert len(read) == 2 * len(found)
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("list.csv", b'prompt,seed\na,1\n\n"b\nb",2\n,3\n"open,4\nc,5\nd,6\n' + b"x" * (LONGEST_LINE + 5) + b"\ne,7\n"),
+    ("list.jsonl", b'"a"\n\n[1]\n{"prompt": "b"}\n"c"\n'),
+    ("list.json", b'["a", {"prompt": "b"}, {"text": "c"}, "d"]'),
+])  # fmt: skip
+def test_behind_an_offset_are_the_rows_that_are_there_without_it(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    every = read(tmp_path / name)
+    for offset in range(len(every) + 2):
+        assert list(read_prompt_list(tmp_path / name, offset)) == every[offset:]
+
+
+def test_an_input_folder_that_cannot_be_listed_leaves_the_nodes_as_they_are(input_folder, monkeypatch, caplog):
+    for name in ("gone", "file"):
+        (input_folder / "file").touch()
+        monkeypatch.setattr(folder_paths, "input_directory", str(input_folder / name))
+        assert UnGuidePromptList.define_schema().inputs[0].options == ["everyday.csv (ships with UnGuide)"]
+        assert UnGuideConcept.define_schema()
+        assert f"The input folder ({input_folder / name}) cannot be listed" in caplog.text
+
+
+def test_model_folders_that_cannot_be_listed_leave_the_nodes_as_they_are(monkeypatch, caplog):
+    def forbidden(kind):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folder_paths, "get_filename_list", forbidden)
+    assert host.lora_files() == host.clip_files() == []
+    assert "The folders of loras cannot be listed" in caplog.text
+
+
+def test_what_is_listed_is_read_whatever_the_case_of_its_suffix(input_folder, clip):
+    (input_folder / "C.JSON").write_text('{"target": "the moon", "reference": "a forest"}')
+    (input_folder / "L.CSV").write_text("prompt\na cat\n")
+    (input_folder / ".json").write_text("{}")
+    (input_folder / "folder.json").mkdir()
+    options = UnGuidePromptList.define_schema().inputs[0].options
+    assert options[1:] == ["C.JSON", "L.CSV"]
+    for name in options:
+        assert UnGuidePromptList.execute(name, 0, 1, 0, 7.5).args[0]
+    (combo,) = [it for it in UnGuideConcept.define_schema().inputs if it.id == "preset"]
+    assert "C.JSON" in combo.options and ".json" not in combo.options
+    assert UnGuideConcept.execute(clip, "C.JSON", "", "", "", "").args[0].concept.target == "the moon"
+    assert UnGuideConcept.fingerprint_inputs(preset="C.JSON") != "C.JSON"
 
 
 def test_the_shipped_list_has_no_bad_row():

@@ -17,6 +17,7 @@ from unguide.unguide_ops.branch import Branch
 from unguide.unguide_ops.concept import NEUTRAL, Concept, EncodedConcept
 from unguide.unguide_ops.lessons import lessons_at, trajectory
 from unguide.unguide_ops.lora import ConceptLoRA
+from unguide.unguide_ops.monitor import Monitor
 from unguide.unguide_ops.objective import row_losses
 from unguide.unguide_ops.settings import TrainingSettings
 from unguide.unguide_ops.training import train
@@ -234,6 +235,49 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(model, concept, field)
 def test_a_loss_that_is_no_number_stops_with_advice(model, concept):
     with pytest.raises(FloatingPointError, match="lower `learning_rate`"):
         train(model, concept, short(iterations=40, learning_rate=1e18))
+
+
+WILD = [
+    {"learning_rate": rate, "alpha": alpha, "iterations": iterations, "optimizer": optimizer, "initialisation": start}
+    for rate, alpha in ((100.0, 1000.0), (1e4, 8.0), (1e6, 1.0), (1e18, 8.0))
+    for iterations in (1, 4)
+    for optimizer, start in (("Adam", settings.CONCEPT_DIRECTIONS), ("SGD", settings.RANDOM))
+]
+
+
+@pytest.mark.parametrize("its", WILD, ids=lambda it: " ".join(map(str, it.values())))
+def test_whatever_is_trained_can_be_loaded_or_training_says_what_to_lower(model, concept, tmp_path, its):
+    try:
+        trained = train(model, concept, short(**its))
+    except FloatingPointError as error:
+        assert "lower `learning_rate`" in str(error)
+    else:
+        files.save_lora(tmp_path / "it.safetensors", trained.lora)
+        assert files.load_lora(tmp_path / "it.safetensors").pairs.keys() == trained.lora.pairs.keys()
+
+
+def test_weights_that_break_in_the_last_step_are_an_error_and_keep_no_file(model, concept, monkeypatch):
+    """No loss is computed after it. Nor are they kept where something else fails then."""
+    asked = short(iterations=2)
+    stepped, kept = [], []
+
+    class Breaking(torch.optim.SGD):
+        def step(self, *its, **more):
+            super().step(*its, **more)
+            stepped.append(1)
+            if len(stepped) == asked.iterations:
+                self.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    monkeypatch.setitem(settings.OPTIMIZERS, "Adam", Breaking)
+    with pytest.raises(
+        FloatingPointError, match="After 2 iterations the LoRA's weights are NaN.*lower `learning_rate`"
+    ):
+        train(model, concept, asked, rescue=kept.append)
+    stepped.clear()
+    monkeypatch.setattr(Monitor, "is_done", lambda self: len(self.history) == 2 and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(model, concept, dataclasses.replace(asked, early_stop=True), rescue=kept.append)
+    assert not kept
 
 
 def test_a_rank_beyond_the_layer_is_refused(model, concept):

@@ -11,7 +11,7 @@ import torch
 
 from . import files, host, layouts
 from .layouts import LeftOut
-from .lora import ConceptLoRA, LowRankPair
+from .lora import ConceptLoRA, LowRankPair, StoredPair
 from .pickles import read_plain
 from .strangers import brief, check_file
 
@@ -84,12 +84,13 @@ def _authors(tensors: Mapping[str, torch.Tensor], alpha: float) -> dict[str, Low
         layouts.check_numbers(key, tensor)
         path, _, half = key.removeprefix("model.diffusion_model.").rpartition(".lora.")
         halves.setdefault(path, {})[half] = tensor
-    pairs = {}
+    pairs: dict[str, LowRankPair] = {}
     for path, its in halves.items():
         a, b = its.get("A"), its.get("B")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
             raise ValueError(f"`{brief(path)}` has no matching A [in, rank] and B [rank, out].")
-        pairs[path] = LowRankPair(a.T.float().contiguous(), b.T.float().contiguous(), alpha)
+        layouts.check_rank(path, a.shape[1], a.shape[0], b.shape[1])
+        pairs[path] = StoredPair(a.T.contiguous(), b.T.contiguous(), alpha)
     return pairs
 
 

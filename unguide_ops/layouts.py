@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .lora import LowRankPair
+from .lora import LowRankPair, StoredPair
+from .numbers import LARGEST_NUMBER, largest
 from .strangers import brief
 
 LONGEST_NAME = 500  # characters
-LARGEST_NUMBER = 65504.0  # a half's
 DIMENSIONS = {2, 3, 4, 5}  # of a Linear's weight, and of convolutions'
 NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -30,10 +30,10 @@ PARTS = ("hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1_b
          "b1.weight", "b2.weight", "rescale", "b_norm", "lora_mid.weight", "dora_scale", "reshape_weight",
          "alpha")  # fmt: skip
 """What acts beside one of those, or beside a pair."""
-LAYER = re.compile(
-    rf"(?P<layer>.+?)\.(?P<suffix>"
-    rf"{'|'.join(map(re.escape, (*(half for pair in PAIRS for half in pair), *WHOLE_KINDS, *PARTS)))})"
-)
+SUFFIXES = {*(half for pair in PAIRS for half in pair), *WHOLE_KINDS, *PARTS}
+MOST_DOTS = 1 + max(it.count(".") for it in SUFFIXES)
+LEAST_OF_ALL = 1024
+"""A rank that any layer may have. Beyond that, one above its inputs and outputs takes more than the whole weight."""
 PROCESSOR = re.compile(r"_lora\.(down|up)\.weight$")  # of diffusers' attention processors, once
 TEXT_ENCODERS = "for text encoders"
 EMBEDDINGS = "of embeddings of words"
@@ -79,11 +79,11 @@ def layers_of(tensors: Mapping[str, torch.Tensor]) -> Layers:
     grouped: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         why = next((why for why, names in ASIDE.items() if names.match(key)), None)
-        match = LAYER.fullmatch(PROCESSOR.sub(r".lora.\1.weight", key)) if len(key) <= LONGEST_NAME else None
-        if why or not match:
+        layer, suffix = _split(key)
+        if why or not suffix:
             found.left_out.setdefault(why or UNKNOWN, []).append(key)
         else:
-            grouped.setdefault(match["layer"], {})[match["suffix"]] = tensor
+            grouped.setdefault(layer, {})[suffix] = tensor
     for name, its in grouped.items():
         if its.keys() <= set(PARTS):
             found.left_out.setdefault(UNKNOWN, []).extend(f"{name}.{suffix}" for suffix in its)
@@ -95,6 +95,16 @@ def layers_of(tensors: Mapping[str, torch.Tensor]) -> Layers:
         raise ValueError(f"it holds nothing for the diffusion model{': only ' if found.left_out else ''}"
                          f"{in_words(found.left_out)}.")  # fmt: skip
     return found
+
+
+def _split(key: str) -> tuple[str, str]:
+    """A tensor's layer, and what it is there; "" where it is of no known kind."""
+    if len(key) <= LONGEST_NAME:
+        layer, *parts = PROCESSOR.sub(r".lora.\1.weight", key).rsplit(".", MOST_DOTS)
+        for number in range(len(parts)):
+            if ".".join(parts[number:]) in SUFFIXES:
+                return ".".join((layer, *parts[:number])), ".".join(parts[number:])
+    return key, ""
 
 
 def _sort(name: str, tensors: dict[str, torch.Tensor], into: Layers) -> None:
@@ -129,8 +139,16 @@ def _pair(name: str, tensors: Mapping[str, torch.Tensor]) -> LowRankPair | None:
             )
         if max(down.ndim, up.ndim) > 2:  # a convolution's
             return None
-        return LowRankPair(down.float(), up.float(), alpha.item() / down.shape[0] if alpha is not None else 1.0)
+        check_rank(name, down.shape[0], down.shape[1], up.shape[0])
+        return StoredPair(down, up, alpha.item() / down.shape[0] if alpha is not None else 1.0)
     return None
+
+
+def check_rank(name: str, rank: int, inputs: int, outputs: int) -> None:
+    """Raises ValueError for a rank at which a pair takes far more memory than all that it could change."""
+    if rank > max(inputs, outputs, LEAST_OF_ALL):
+        raise ValueError(f"`{brief(name)}` has rank {rank} for {inputs} inputs and {outputs} outputs, and may have "
+                         f"{max(inputs, outputs, LEAST_OF_ALL)}: it is damaged, or no LoRA.")  # fmt: skip
 
 
 def check_numbers(key: str, tensor: torch.Tensor) -> None:
@@ -140,7 +158,7 @@ def check_numbers(key: str, tensor: torch.Tensor) -> None:
         raise ValueError(f"`{name}` has {tensor.numel()} numbers{', and must be one' if one else ''}.")
     if tensor.dtype not in (*NUMBERS, *(WHOLE_NUMBERS if key.endswith(WHOLE) else ())):
         raise ValueError(f"`{name}` is of type {tensor.dtype}: a LoRA has floating-point numbers.")
-    if any(not abs(it.item()) <= LARGEST_NUMBER for it in tensor.float().aminmax()):
+    if not largest(tensor) <= LARGEST_NUMBER:
         raise ValueError(
             f"`{name}` has weights that are no numbers (NaN or infinite), or beyond {LARGEST_NUMBER:g}: the file is "
             f"damaged, or its training went wrong. Get or train it again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -9,6 +10,7 @@ import torch
 from torch.nn.functional import linear
 
 from .calibration import Calibration
+from .numbers import LARGEST_NUMBER, all_finite, largest
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,16 @@ class LowRankPair:
         return LowRankPair(self.down, torch.nn.functional.pad(self.up, (0, 0, first, behind)), self.alpha)
 
     def folded(self) -> LowRankPair:
-        """The same change with alpha 1. Not all loaders get a file right whose layers differ in alpha (diffusers)."""
-        return LowRankPair(self.down, self.up * self.alpha, 1.0)
+        """The same change with alpha 1. Not all loaders get a file right whose layers differ in alpha (diffusers).
+
+        Where `up` would not fit into a half, a power of two goes to `down`.
+        """
+        down, up = self.down, self.up * self.alpha
+        excess = largest(up) / LARGEST_NUMBER
+        if excess > 1 and math.isfinite(excess):
+            power = 2.0 ** math.ceil(math.log2(excess))
+            down, up = down * power, up / power
+        return LowRankPair(down, up, 1.0)
 
     def unfolded(self, alpha: float) -> LowRankPair:
         """The same change with this alpha: what a learning rate was made for."""
@@ -89,6 +99,28 @@ class LowRankPair:
     def to(self, *args, **kwargs) -> LowRankPair:
         """A copy on another device or in another dtype, detached from any graph."""
         return LowRankPair(self.down.detach().to(*args, **kwargs), self.up.detach().to(*args, **kwargs), self.alpha)
+
+
+class StoredPair(LowRankPair):
+    """A pair as its file holds it: fp32 when it is asked, and no more memory than there until then."""
+
+    @property
+    def down(self) -> torch.Tensor:  # type: ignore[override]
+        """[rank, in]."""
+        return self._down.float()
+
+    @down.setter
+    def down(self, it: torch.Tensor) -> None:
+        self._down = it
+
+    @property
+    def up(self) -> torch.Tensor:  # type: ignore[override]
+        """[out, rank]."""
+        return self._up.float()
+
+    @up.setter
+    def up(self, it: torch.Tensor) -> None:
+        self._up = it
 
 
 @dataclass
@@ -117,7 +149,7 @@ class ConceptLoRA:
     @property
     def is_zero(self) -> bool:
         """True when no pair changes anything, as right after creation."""
-        acts = (bool(pair.up.any() and pair.down.any() and pair.alpha) for pair in self.pairs.values())
+        acts = (bool(largest(pair.up) and largest(pair.down) and pair.alpha) for pair in self.pairs.values())
         return not self.others and not any(acts)
 
     @property
@@ -125,4 +157,4 @@ class ConceptLoRA:
         """True when every weight is a number."""
         tensors = [it for pair in self.pairs.values() for it in (pair.up, pair.down)]
         tensors += [it for its in self.others.values() for it in its.values()]
-        return all(bool(it.float().isfinite().all()) for it in tensors)  # of 8-bit floats nothing can be asked
+        return all(map(all_finite, tensors))

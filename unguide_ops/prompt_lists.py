@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -75,21 +76,24 @@ class _Parts(BaseModel):
     height: Size = None
 
 
-def read_prompt_list(path: Path) -> Iterator[Row | Problem]:
+def read_prompt_list(path: Path, offset: int = 0) -> Iterator[Row | Problem]:
     """The rows of a list, one after the other, and a Problem for each that is unusable or repeats an earlier one.
 
     CSV, TSV: a header with a column `prompt`; seed, guidance, width and height are taken under all names that public
     lists have for them (`prompt_columns.COLUMNS`), other columns kept. JSON: a concept's prompt file (target, synonyms,
-    other), or an array of prompts or of objects with these fields; JSONL: one of these a line. Memory does not grow
-    with the length of a CSV or JSONL, but for a few bytes a row. Raises ValueError when the file as a whole is no list.
+    other), or an array of prompts or of objects with these fields; JSONL: one of these a line. The first `offset` rows
+    are passed by unread: what repeats one of them is told as a row all the same. Memory does not grow with the length
+    of a CSV or JSONL, but for a few bytes a row behind the offset. Raises ValueError when the file as a whole is no
+    list.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{brief(path.name)} is no prompt list: use a file that ends in {' or '.join(SUFFIXES)}.")
     check_file(path, LARGEST_JSON if suffix == ".json" else LARGEST_TABLE, "prompt list")
     seen: dict[bytes, str] = {}
-    cells = {".json": _json_rows, ".jsonl": _json_lines}.get(suffix, _csv_rows)(path)
-    for index, (place, row) in enumerate(cells):
+    rows = {".json": _json_rows, ".jsonl": _json_lines}.get(suffix, _csv_rows)(path)
+    for index, read in enumerate(islice(rows, offset, None), offset):
+        place, row = read()
         found = Problem(index, place, row) if isinstance(row, str) else _row(index, place, row)
         if isinstance(found, Row):
             drawn = (found.prompt, found.seed, found.guidance, found.width, found.height)
@@ -115,6 +119,10 @@ def _row(index: int, place: str, cells: Mapping) -> Row | Problem:
     return Row(index, it.prompt, it.seed, it.guidance, kept, it.width, it.height)
 
 
+_Read = Callable[[], tuple[str, "dict | str"]]
+"""Where a row is, and its cells or what is wrong: found out when it is called, as rows are passed by too."""
+
+
 class _AnyList(RootModel):
     """A list in JSON."""
 
@@ -127,7 +135,7 @@ class _Entry(RootModel):
     root: str | dict[str, Any]
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
+def _json_rows(path: Path) -> Iterator[_Read]:
     text = read_json(path)
     rows: Iterable[Any]
     try:
@@ -145,28 +153,35 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
             f"target, reference, synonyms and other."
         ) from None
     for number, row in enumerate(rows, 1):
-        yield f"entry {number}", {"prompt": row} if isinstance(row, str) else row
+        yield partial(_as_it_is, f"entry {number}", {"prompt": row} if isinstance(row, str) else row)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict | str]]:
-    """(where, cells or what is wrong) for each line that is not empty."""
+def _json_lines(path: Path) -> Iterator[_Read]:
+    """Each line that is not empty."""
     with path.open("rb") as file:
         lines = _Lines(file)
         for number, line in enumerate(lines, 1):
             lines.row = 0
             fault = lines.take_fault()
-            if fault or not line.strip():
-                if fault:
-                    yield f"line {number}", fault
-                continue
-            try:
-                check_parts(line.encode(), MOST_PARTS)
-                entry = _Entry.model_validate_json(line).root
-                yield f"line {number}", {"prompt": entry} if isinstance(entry, str) else entry
-            except ValueError as error:  # pydantic's too
-                invalid = isinstance(error, ValidationError) and error.errors()[0]["type"] == "json_invalid"
-                why = "is no JSON" if invalid else "is neither a text nor an object of few parts"
-                yield f"line {number}", f'{why}: a line of JSONL is a prompt in quotes, or {{"prompt": ...}}'
+            if fault:
+                yield partial(_as_it_is, f"line {number}", fault)
+            elif line.strip():
+                yield partial(_json_line, number, line)
+
+
+def _json_line(number: int, line: str) -> tuple[str, dict | str]:
+    try:
+        check_parts(line.encode(), MOST_PARTS)
+        entry = _Entry.model_validate_json(line).root
+        return f"line {number}", {"prompt": entry} if isinstance(entry, str) else entry
+    except ValueError as error:  # pydantic's too
+        invalid = isinstance(error, ValidationError) and error.errors()[0]["type"] == "json_invalid"
+        why = "is no JSON" if invalid else "is neither a text nor an object of few parts"
+        return f"line {number}", f'{why}: a line of JSONL is a prompt in quotes, or {{"prompt": ...}}'
+
+
+def _as_it_is(place: str, row: dict | str) -> tuple[str, dict | str]:
+    return place, row
 
 
 def _of_concept(concept: Concept) -> list[dict]:
@@ -179,8 +194,8 @@ def _of_concept(concept: Concept) -> list[dict]:
     ]
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
-    """(where, cells or what is wrong) for each row; the header is row 1, as in a spreadsheet."""
+def _csv_rows(path: Path) -> Iterator[_Read]:
+    """Each row; the header is row 1, as in a spreadsheet."""
     csv.field_size_limit(LONGEST_CELL)
     with path.open("rb") as file:
         lines = _Lines(file)
@@ -207,16 +222,19 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
                 for cells in csv.reader(lines, delimiter=delimiter):
                     lines.row = 0
                     fault = lines.take_fault()
-                    if not cells and not fault:
-                        continue
-                    number += 1
-                    yield f"row {number}", fault or _named(columns, cells)
+                    if cells or fault:
+                        number += 1
+                        yield partial(_csv_row, number, columns, fault or cells)
                 return
             except csv.Error as error:
                 lines.row = 0
                 lines.take_fault()
                 number += 1
-                yield f"row {number}", f"{error}; is a quote missing?"
+                yield partial(_as_it_is, f"row {number}", f"{error}; is a quote missing?")
+
+
+def _csv_row(number: int, columns: list[str], cells: list[str] | str) -> tuple[str, dict | str]:
+    return f"row {number}", cells if isinstance(cells, str) else _named(columns, cells)
 
 
 def _header(line: str, delimiter: str) -> list[str]:

@@ -17,6 +17,7 @@ from .course import Course
 from .lessons import Lessons
 from .lora import ConceptLoRA, LowRankPair
 from .monitor import Monitor
+from .numbers import LARGEST_NUMBER, largest
 from .objective import row_losses
 from .settings import TrainingSettings
 from .sites import create_pairs, resumed_pairs, training_sites
@@ -128,20 +129,32 @@ def train(
         return {name: it.folded() for name, it in done.items()}, {name: it.alpha for name, it in done.items()}, stopped
 
     pairs, alphas, stopped = host.session(counter.watch(model), concept.prompts, latent, body, trainable=True)
+    known = {name: it for name, it in alphas.items() if 0 < it <= LARGEST_NUMBER}  # of others the pair itself tells
     before = int(resume.training.get("iterations_done", 0)) if resume else 0
     lora = ConceptLoRA(
         pairs,
         concept.concept.model_dump(mode="json"),
-        {**asdict(settings), "base_model": host.base_model(model), "alphas": alphas, "resumed": resume is not None,
+        {**asdict(settings), "base_model": host.base_model(model), "alphas": known, "resumed": resume is not None,
          "iterations_done": before + len(monitor.history)},
         host.pack_conditioning(concept.prompts[concept.concept.target]),
     )  # fmt: skip
     training = Training(lora, monitor, counter.count, time.monotonic() - began, stopped, notes)
     training.warnings = [*filter(None, [selection.warning]), *training.doubts()]
     if failed:
-        rescue(training)
+        if is_sound(lora):
+            rescue(training)
         raise failed[0]
+    if not is_sound(lora):
+        raise FloatingPointError(
+            f"After {len(monitor.history)} iterations the LoRA's weights are NaN, infinite or beyond "
+            f"{LARGEST_NUMBER:g}: lower `learning_rate` ({settings.learning_rate}) or `alpha` ({settings.alpha})."
+        )
     return training
+
+
+def is_sound(lora: ConceptLoRA) -> bool:
+    """Whether every weight is a number that its file may hold."""
+    return all(largest(half) <= LARGEST_NUMBER for pair in lora.pairs.values() for half in (pair.down, pair.up))
 
 
 def optimise(course: Course, monitor: Monitor) -> str:

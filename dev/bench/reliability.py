@@ -89,10 +89,13 @@ def strangers(workers, each, host: Path, minutes: float) -> dict:
     found = each(workers, "Strangers", open_one, [(number, host) for number in range(len(strangers.cases()))])
     problems = {it["name"]: it["message"] for it in found if not it["ok"]}
     return {
-        "figures": {"hostile_files": len(found), "hostile_failures": len(problems)},
+        "figures": {
+            "hostile_files": len(found),
+            "hostile_failures": len(problems),
+            "peak_mib_hostile": max(it["peak_bytes"] for it in found) / 2**20,
+            "slowest_hostile_seconds": max(it["seconds"] for it in found),
+        },
         "problems": problems,
-        "slowest_seconds": max(it["seconds"] for it in found),
-        "largest_peak_mib": max(it["peak_bytes"] for it in found) / 2**20,
     }
 
 

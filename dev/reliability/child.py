@@ -89,8 +89,15 @@ def opened(parser: str, given: tuple[str, ...]) -> dict:
 
 
 def limit_memory() -> None:
-    """Let this process take no more than ROOM, so that the machine lives on; where the system can tell what it has."""
+    """Let this process take no more than ROOM, so that the machine lives on; where the system can tell what it has.
+
+    And compute on one thread: those of the process that it was forked from are not there.
+    """
     import resource
+
+    import torch
+
+    torch.set_num_threads(1)
 
     if sys.platform == "linux":
         has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -11,7 +11,8 @@ from .folders import (
     lora_files,
     lora_path,
     new_lora_path,
-    new_output_path,
+    new_lora_paths,
+    new_output_paths,
     version_of,
 )
 from .layers import (
@@ -41,6 +42,6 @@ __all__ = [
     "base_model", "cfg_guider", "check_trainable", "clip_files", "clip_path", "converted", "decoder",
     "diffusion_model", "ejected", "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path",
     "keep_on_node", "ksample", "layer_names", "layer_outputs", "lora_files", "lora_path", "new_lora_path",
-    "new_output_path", "noise_like", "pack_conditioning", "places", "rows_that_fit", "say_on_node", "session",
-    "steer", "text_of", "unpack_conditioning", "version_of", "weight_changes", "weight_of",
+    "new_lora_paths", "new_output_paths", "noise_like", "pack_conditioning", "places", "rows_that_fit", "say_on_node",
+    "session", "steer", "text_of", "unpack_conditioning", "version_of", "weight_changes", "weight_of",
 ]  # fmt: skip

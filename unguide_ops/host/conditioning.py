@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ..numbers import LARGEST_NUMBER, largest
 from ..strangers import brief
 
 WHERE = {"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "default", "start_percent", "end_percent",
@@ -28,11 +29,20 @@ def encode(clip, prompt: str) -> Conditioning:
 
 
 def pack_conditioning(conditioning: Conditioning) -> dict[str, torch.Tensor]:
-    """The tensors and numbers of a prompt, in half precision, for keeping in a file: what it says, not where."""
+    """The tensors and numbers of a prompt, in half precision where that holds them, for keeping in a file: what it
+    says, not where.
+    """
     cross_attn, extras = conditioning[0]
     said = {"cross_attn": cross_attn, **{key: it for key, it in extras.items() if key not in WHERE}}
     tensors = {key: torch.as_tensor(it) for key, it in said.items() if isinstance(it, torch.Tensor | int | float)}
-    return {key: (it.half() if it.is_floating_point() else it).cpu().contiguous() for key, it in tensors.items()}
+    return {key: _short(it).cpu().contiguous() for key, it in tensors.items()}
+
+
+def _short(tensor: torch.Tensor) -> torch.Tensor:
+    """In half precision, or in single where that does not hold its numbers (some language models' are that large)."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.half() if largest(tensor) <= LARGEST_NUMBER else tensor.float()
 
 
 def unpack_conditioning(tensors: Mapping[str, torch.Tensor]) -> Conditioning:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
 
 from ..strangers import brief
 
+LOGGER = logging.getLogger("unguide")
 LONGEST_NAME = 200  # bytes; file systems take 255 for a file's name, and a number and a suffix are added
 UNSAFE = re.compile(
     r"""[<>:"|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)|^$""", re.IGNORECASE
@@ -25,7 +29,16 @@ def version_of(path: Path) -> str:
 
 def lora_files() -> list[str]:
     """The LoRA files the host's loaders list."""
-    return folder_paths.get_filename_list("loras")
+    return _listed("loras")
+
+
+def _listed(kind: str) -> list[str]:
+    """The host's list of its files of a kind; nothing where it cannot be made, as the nodes are there all the same."""
+    try:
+        return folder_paths.get_filename_list(kind)
+    except OSError as error:
+        LOGGER.warning("The folders of %s cannot be listed: %s", kind, error)
+        return []
 
 
 def lora_path(name: str) -> Path:
@@ -40,7 +53,13 @@ def lora_path(name: str) -> Path:
 
 
 def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
-    """Where to save the next LoRA with this prefix (sub/folder/name): full path, and the name the loaders list.
+    """The first of `new_lora_paths`."""
+    return next(new_lora_paths(filename_prefix))
+
+
+def new_lora_paths(filename_prefix: str) -> Iterator[tuple[Path, str]]:
+    """Where to save the next LoRA with this prefix (sub/folder/name): full path, and the name the loaders list; and the
+    names after that, as somebody else may take it meanwhile.
 
     Raises ValueError for a prefix that leads out of the loras folder, or is no name on some system: files travel.
     """
@@ -51,18 +70,19 @@ def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
             f"`filename_prefix` {brief(filename_prefix)!r} leads outside the loras folder, or is no name on some "
             f"system: use a name inside it, such as 'unguide/concept'."
         )
-    path = _new_path(filename_prefix, loras)
-    return path, os.path.relpath(path, loras)
+    for path in _new_paths(filename_prefix, loras):
+        yield path, os.path.relpath(path, loras)
 
 
-def new_output_path(filename_prefix: str) -> tuple[Path, str]:
+def new_output_paths(filename_prefix: str) -> Iterator[tuple[Path, str]]:
     """The same in the host's output folder; the name is the full path."""
-    path = _new_path(filename_prefix, folder_paths.get_output_directory())
-    return path, str(path)
+    for path in _new_paths(filename_prefix, folder_paths.get_output_directory()):
+        yield path, str(path)
 
 
-def _new_path(filename_prefix: str, root: str) -> Path:
-    """The next free name with this prefix (sub/folder/name) below a folder, of which each part may be a user's link.
+def _new_paths(filename_prefix: str, root: str) -> Iterator[Path]:
+    """The next free name with this prefix (sub/folder/name) below a folder, of which each part may be a user's link,
+    and those after it.
 
     The host is asked for one part at a time: of a whole prefix, newer ones refuse to follow links.
     """
@@ -70,13 +90,20 @@ def _new_path(filename_prefix: str, root: str) -> Path:
     for folder in folders:
         root = os.path.join(root, folder_paths.get_save_image_path(folder, os.path.realpath(root))[1])
     _, filename, counter, _, _ = folder_paths.get_save_image_path(name, os.path.realpath(root))
-    return Path(root) / f"{filename}_{counter:05}_.safetensors"
+    for number in itertools.count(counter):
+        yield Path(root) / f"{filename}_{number:05}_.safetensors"
 
 
 def input_files(*suffixes: str) -> list[str]:
     """The files in the host's input folder that end so."""
-    found = Path(folder_paths.get_input_directory()).iterdir()
-    return sorted(it.name for it in found if it.suffix.lower() in suffixes and it.is_file())
+    folder = folder_paths.get_input_directory()
+    try:
+        names = os.listdir(folder)
+    except OSError as error:  # the nodes are there all the same
+        LOGGER.warning("The input folder (%s) cannot be listed: %s", folder, error.strerror)
+        return []
+    known = [it for it in names if Path(it).suffix.lower() in suffixes]
+    return sorted(it for it in known if os.path.isfile(os.path.join(folder, it)))
 
 
 def input_path(name: str) -> Path:
@@ -94,7 +121,7 @@ folder_paths.add_model_folder_path(OPEN_CLIP, os.path.join(folder_paths.models_d
 
 def clip_files() -> list[str]:
     """The CLIP models in the host's models/open_clip."""
-    return [name for name in folder_paths.get_filename_list(OPEN_CLIP) if name.lower().endswith(".safetensors")]
+    return [name for name in _listed(OPEN_CLIP) if name.lower().endswith(".safetensors")]
 
 
 def clip_path(name: str) -> Path:

@@ -13,6 +13,7 @@ import torch
 
 from ..strangers import brief
 from .layers import PREFIX
+from .reckoning import numbers_made, outlines
 
 LOGGER = logging.getLogger("unguide")
 ROOM = 16  # times the weight: what a change may take on the way
@@ -22,7 +23,8 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 def converted(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A LoRA file's tensors, renamed where the host's loader does: those of Wan Fun, USO, Black Forest Labs."""
-    return comfy.lora_convert.convert_lora(dict(tensors))
+    with _in_words(brief(next(iter(tensors), ""))):
+        return comfy.lora_convert.convert_lora(dict(tensors))
 
 
 def weight_changes(model, others: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Change]:
@@ -35,9 +37,9 @@ def weight_changes(model, others: Mapping[str, Mapping[str, torch.Tensor]]) -> d
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     if unknown := [name for name in others if name not in keys]:
         raise ValueError(
-            f"This LoRA does not fit the model: {len(unknown)} of its layers are not there, `{unknown[0]}` for one. "
-            f"Use it with the model family that it was made for. A file made elsewhere may name them otherwise: try "
-            f"UnGuide Import LoRA."
+            f"This LoRA does not fit the model: {len(unknown)} of its layers are not there, `{brief(unknown[0])}` for "
+            f"one. Use it with the model family that it was made for. A file made elsewhere may name them otherwise: "
+            f"try UnGuide Import LoRA."
         )
     changes: dict[str, Change] = {}
     there = model.model.state_dict()
@@ -70,18 +72,19 @@ def _shape_of(weight: torch.Tensor, where: list) -> torch.Size:
 def _check_fit(name: str, tensors: Mapping[str, torch.Tensor], shape: torch.Size) -> None:
     """Raises ValueError where the host would not merge the tensors into a weight of this shape, or makes far more.
 
-    It multiplies what it finds, whatever the shapes, sees afterwards whether that fits, and else goes on without.
+    It multiplies what it finds, whatever the shapes, sees afterwards whether that fits, and else goes on without. So
+    it is first let do so with tensors that have shapes alone.
     """
     if "reshape_weight" in tensors and tensors["reshape_weight"].flatten().tolist() != list(shape):
         raise ValueError(
             f"`{name}` of this LoRA gives the model's layer another shape, {brief(tensors['reshape_weight'].tolist())} "
             f"in place of {list(shape)}, as control LoRAs (Canny, Depth) do: such a LoRA cannot be a concept LoRA."
         )
-    made = 1
-    for factor in ("lokr_w1", "lokr_w2", ""):  # two whose Kronecker product is taken; anything else
-        its = [it.flatten(1) if it.ndim > 1 else it[:, None] for end, it in tensors.items()
-               if it.ndim and end.startswith(factor) and (factor or not end.startswith("lokr"))]  # fmt: skip
-        made *= max((len(it) for it in its), default=1) * max((it.shape[1] for it in its), default=1)
+    its = {f"{name}.{end}": it for end, it in outlines(tensors).items()}
+    patch = (1.0, comfy.lora.load_lora(its, {name: name}, False)[name], 1.0, None, None)
+    weight = torch.empty(shape, device="meta")
+    with _in_words(name):
+        made = numbers_made(lambda: comfy.lora.calculate_weight([patch], weight, name))
     if made > ROOM * max(shape.numel(), 2**20):
         raise ValueError(
             f"This LoRA does not fit the model: `{name}` would make {made} numbers of a weight of {shape.numel()}. Use "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -28,6 +29,23 @@ def table() -> Table:
     def file(content) -> Make:
         return written("lora.safetensors", content)
 
+    def sparse(dtype: str, number: int, bytes_each: int) -> Make:
+        def place(path: Path) -> None:
+            half = number // 2
+            entries = header(down=(dtype, [half // 1000, 1000], [0, half * bytes_each]),
+                             up=(dtype, [1000, half // 1000], [half * bytes_each, 2 * half * bytes_each]))  # fmt: skip
+            path.write_bytes(packed(entries))
+            os.truncate(path, path.stat().st_size + 2 * half * bytes_each)
+
+        return special("lora.safetensors", place)
+
+    def said(number: int) -> Make:
+        def made() -> bytes:
+            keys = ",".join(f'"{it:x}":""' for it in range(number))
+            return packed(json.dumps(header())[:-1] + f'"__metadata__":{{{keys}}}}}')
+
+        return file(made)
+
     data = bytes(64)
     refused = "is no safetensors file of a LoRA, or damaged: "
     its = {
@@ -52,13 +70,25 @@ def table() -> Table:
         "300,000 tensors": file(lambda: packed(many(300_000), bytes(1_200_000))),
         "a name twice": file(packed('{"a.diff":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
                                     '"a.diff":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', bytes(8))),
+        "5 million keys of metadata": said(5_000_000),
+        "400,000 keys of metadata": said(400_000),
+        "10 million dimensions": file(lambda: packed(header(down=("F32", [1] * 10**7, [0, 4])), bytes(4))),
+        "100,000 dimensions": file(lambda: packed(header(down=("F32", [1] * 10**5, [0, 4]),
+                                                         up=("F32", [1] * 10**5, [4, 8])), bytes(8))),
+        "5 million quotes": file(lambda: packed(b'{"a":' + b'""' * 2_500_000 + b"}")),
+        "30 million backslashes": file(lambda: packed(b'{"a":"' + b"\\" * 30_000_000 + b'"}')),
+        "1 GB of 8-bit floats in holes": sparse("F8_E4M3", 10**9, 1),
+        "3.9 GB of 32-bit floats in holes": sparse("F32", 975 * 10**6, 4),
+        "bytes behind the last tensor": file(lambda: ours() + bytes(8)),
+        "a number below nothing": file(packed(header(down=("F32", [-2, -2], [0, 16])), bytes(16))),
         "metadata that is no text": file(packed('{"__metadata__":{"unguide":{"version":1}}}')),
     }  # fmt: skip
     more = {
         "20,000 tensors": (file(lambda: packed(many(20_000), bytes(80_000))), ""),
         "a tensor of 10**18 in nothing": (file(packed(header(down=("F32", [10**18, 0], [0, 0])))), "has 0 numbers"),
-        "100,000 dimensions": (file(lambda: packed(header(down=("F32", [1] * 10**5, [0, 4]),
-                                                            up=("F32", [1] * 10**5, [4, 8])), bytes(8))), "has shapes"),
+        "20,000 tensors with 250 dots in each name": (file(lambda: packed(
+            many(20_000).replace(b".diff", b".a" * 240 + b".diff"), bytes(80_000))), ""),
+        "200 MB of 8-bit floats in holes": (sparse("F8_E5M2", 2 * 10**8, 1), "has rank 100000"),
         "no tensors": (file(packed("{}")), "nothing for the diffusion model"),
         "a name of 10 MB": (file(lambda: packed({"a" * 10_000_000: {"dtype": "F32", "shape": [1],
                                                                     "data_offsets": [0, 4]}}, bytes(4))), "no kind of"),

@@ -65,6 +65,11 @@ def table() -> Table:
             changed(target_prompt=base64.b64encode(b"\xff" * 7 + b"\0{}").decode()), "target prompt cannot be read"),
         "a target prompt of 20 MB": (
             file(lambda: ours(target_prompt=base64.b64encode(bytes(15_000_000)).decode())), "cannot be read"),
+        "a target prompt of 200,000 tokens": (said(lambda: {"cross_attn": full(1, 200_000, 16)}), "200000 tokens"),
+        "a target prompt of 40 million numbers": (
+            said(lambda: {"cross_attn": full(1, 2, 2), "x": full(40_000_000).char()}), "cannot be read|claims"),
+        "a target prompt of a thousand dimensions": (
+            said(lambda: {"cross_attn": full(*[1] * 1000)}), "target prompt cannot be read"),
         "a target prompt of another name": (said(lambda: {"x": full(1, 77, INPUTS)}), "no `cross_attn`"),
         "a target prompt of another shape": (said(lambda: {"cross_attn": full(77, INPUTS)}), "no `cross_attn`"),
         "a target prompt that is no number": (

@@ -56,6 +56,55 @@ def tensor(numbers: int, size: tuple[int, ...] = (1,), stride: tuple[int, ...] =
     return b"\x80\x02}" + put("a.lora.A") + rebuilt + b"\x89ccollections\nOrderedDict\n)Rt" + b"R" + more + b"s."
 
 
+def claimed(*claim: bytes) -> bytes:
+    """A zip whose pickle has one tensor, of a storage that is named by these steps."""
+    rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n(" + b"".join(claim) + b"K\0K\1\x85K\1\x85\x89)tR"
+    return archive(b"\x80\x02}X\1\0\0\0a" + rebuilt + b"s.", **{"data/0": bytes(4)})
+
+
+def two_directories(harmless: bytes, other: bytes) -> bytes:
+    """One zip of two, short ones of as many files under the same names: with the directory before its end the one, with
+    the directory that the end names the other.
+    """
+    at, start, length = {}, {}, {}
+    for name, content in (("harmless", harmless), ("other", other)):
+        at[name], (length[name], start[name]) = content.rindex(b"PK\5\6"), struct.unpack("<LL", content[-10:-2])
+    assert length["harmless"] == length["other"]
+    directory = moved(harmless[start["harmless"] : at["harmless"]], start["other"] - length["other"])
+    bodies = other[: start["other"]] + harmless[: start["harmless"]]
+    end = harmless[at["harmless"] : -6] + struct.pack("<L", len(bodies)) + b"\0\0"
+    return bodies + other[start["other"] : at["other"]] + directory + end
+
+
+def moved(directory: bytes, by: int) -> bytes:
+    """A zip's directory with the places of its files so many bytes later."""
+    parts, at = [], 0
+    while at < len(directory):
+        size = 46 + sum(struct.unpack("<HHH", directory[at + 28 : at + 34]))
+        (place,) = struct.unpack("<L", directory[at + 42 : at + 46])
+        parts.append(directory[at : at + 42] + struct.pack("<L", place + by) + directory[at + 46 : at + size])
+        at += size
+    return b"".join(parts)
+
+
+def elsewhere(content: bytes, back: int, by: int) -> bytes:
+    """A file with the long number that stands so far before its end changed."""
+    at = len(content) - back
+    (number,) = struct.unpack("<Q", content[at : at + 8])
+    return content[:at] + struct.pack("<Q", number + by) + content[at + 8 :]
+
+
+def old_tar() -> bytes:
+    """A tensor in torch's oldest format, without any code."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as it:
+        for name, steps in (("storages", b"\x80\x02K\0."), ("tensors", b"\x80\x02K\0."), ("pickle", b"\x80\x02}.")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(steps)
+            it.addfile(entry, io.BytesIO(steps))
+    return file.getvalue()
+
+
 def doubled(kind: bytes, times: int = 60) -> bytes:
     """A tuple or list that holds another twice, that holds another twice ...: it has 2**times leaves."""
     steps = b")q\0"
@@ -108,6 +157,36 @@ def table() -> Table:
         "a pickle without torch": file(lambda: pickle.dumps(Payload(os.system, "touch executed"))),
         "a pickle of torch before 1.6": file(lambda: pth(inside(), _use_new_zipfile_serialization=False)),
         "a tar of torch before 0.2": file(tar),
+        "a harmless tar of torch before 0.2": file(old_tar),
+        "a harmless pickle of torch before 1.6": file(lambda: pth(_use_new_zipfile_serialization=False)),
+        "two directories": file(lambda: two_directories(archive(tensor(1), **{"data/0": bytes(4)}),
+                                                        archive(tensor(2, (2,)), **{"data/0": bytes(4)}))),
+        "two directories, in a long zip": file(lambda: elsewhere(pth(), 98 - 48, -8)),
+        "a long zip's other end": file(lambda: elsewhere(pth(), 98 - 64, -8)),
+        "a short directory's other place": file(lambda: pth()[:-6] + bytes(6)),
+        "a persistent id in a text": file(lambda: archive(b"\x80\x02}X\1\0\0\0aPstorage\ns.")),
+        "a persistent id that is a number": file(lambda: claimed(b"K\0Q")),
+        "a persistent id with a view": file(lambda: claimed(
+            b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\1NtQ")),
+        "a storage in another file of the zip": file(lambda: claimed(
+            b"(X\7\0\0\0storagectorch\nByteStorage\nX\x0a\0\0\0../versionX\3\0\0\0cpuK\2tQ")),
+        "a storage of no kind of numbers": file(lambda: claimed(
+            b"(X\7\0\0\0storageccollections\nOrderedDict\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\1tQ")),
+        "a storage under a number": file(lambda: claimed(
+            b"(X\7\0\0\0storagectorch\nFloatStorage\nK\0X\3\0\0\0cpuK\1tQ")),
+        "a storage whose bits have changed": file(lambda: archive(
+            tensor(1), **{"data/0": b"abcd"}).replace(b"abcd", b"abce", 1)),
+        "a tensor of 1,000 dimensions": file(lambda: archive(tensor(1, (1,) * 1000, (1,) * 1000),
+                                                             **{"data/0": bytes(4)})),
+        "a tensor that goes backwards": file(lambda: archive(tensor(1, (1,), (-1,)), **{"data/0": bytes(4)})),
+        "a tensor of as many strides as it likes": file(lambda: archive(tensor(1, (1,), (1, 1)),
+                                                                        **{"data/0": bytes(4)})),
+        "5,000 tensors that are the same 4 MB": file(lambda: archive(
+            b"\x80\x02}(" + b"".join(b"X\4\0\0\0%04d" % it + tensor(10**6, (10**6,))[16:-2] for it in range(5000))
+            + b"u.", **{"data/0": bytes(4 * 10**6)})),
+        "a text of 50 MB": file(lambda: archive(b"\x80\x02X" + struct.pack("<I", 5 * 10**7) + bytes(5 * 10**7) + b".")),
+        "a number of 50 MB": file(lambda: archive(b"\x80\x02\x8b" + struct.pack("<I", 5 * 10**7) + bytes(5 * 10**7)
+                                                  + b".")),
         "a scripted model": file(lambda: archive(b"}.", constants__pkl=b")." , **{"code/it.py": b"import os"})),
         "a package": file(lambda: archive(b"}.", **{"it/it.pkl": b"}.", ".data/extern_modules": b"os"})),
         "a pickle beside a zip": file(lambda: pickle.dumps(Payload(os.system, "touch executed")) + archive(b"}.")),

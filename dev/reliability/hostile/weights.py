@@ -53,6 +53,14 @@ def table() -> Table:
 
         return safetensors({f"{LAYER}.lokr_w{it}": torch.ones(1000, 100) for it in (1, 2)})
 
+    def other(**shapes: tuple) -> Make:
+        def made() -> bytes:
+            import torch
+
+            return safetensors({f"{LAYER}.{name.replace('__', '.')}": torch.ones(it) for name, it in shapes.items()})
+
+        return written("lora.safetensors", made)
+
     def gated(**said: tuple) -> Make:
         def made() -> bytes:
             import torch
@@ -95,6 +103,23 @@ def table() -> Table:
             {f"{LAYER}.hada_w{it}": weights(1.0) for it in ("1_a", "1_b", "2_a", "2_b")})), "can do nothing with"),
         "a LoHa of 40 GB": ("drawn", written("lora.safetensors", loha), "would make"),
         "a LoKr of 40 GB": ("drawn", written("lora.safetensors", lokr), "would make"),
+        "a middle part of 1.4 MB": ("drawn", other(
+            lora_up__weight=(64, 1, 1, 1), lora_mid__weight=(1, 1, 600, 600), lora_down__weight=(1, 3000, 1, 1)),
+            "would make"),
+        "a LoKr's Tucker core": ("drawn", other(
+            lokr_w1=(1, 1), lokr_w2_a=(1, 3200), lokr_t2=(1, 1, 15, 15), lokr_w2_b=(1, 3200)), "would make"),
+        "a LoHa's Tucker core": ("drawn", other(
+            hada_w1_a=(1, 3200), hada_w1_b=(1, 3200), hada_w2_a=(1, 3200), hada_w2_b=(1, 3200), hada_t1=(1, 1, 15, 15),
+            hada_t2=(1, 1, 15, 15)), "would make"),
+        "a GLoRA of 40 GB": ("drawn", other(
+            a1__weight=(INPUTS, 10**5), a2__weight=(10**5, INPUTS), b1__weight=(10**5, 1), b2__weight=(1, 10**5)),
+            "would make"),
+        "an OFT of one block": ("drawn", other(oft_blocks=(1, 5000, 5000)), "would make"),
+        "a BOFT of 5,000 turns": ("drawn", other(oft_blocks=(5000, 1, 64, 64), alpha=()), "would make"),
+        "a DoRA of 40 million norms": ("drawn", other(
+            lora_up__weight=(64, 1), lora_down__weight=(1, INPUTS), dora_scale=(4 * 10**7, 1)), "would make"),
+        "a rank of 50,000": ("lora", other(lora_up__weight=(64, 50_000), lora_down__weight=(50_000, INPUTS)),
+                             "has rank 50000"),
         "all of 65504": ("drawn", lora(lora_down__weight=of("full", (2, INPUTS), 65504.0),
                                        lora_up__weight=of("full", (OUTPUTS, 2), 65504.0)), ""),
     }.items()}  # fmt: skip
