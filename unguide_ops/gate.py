@@ -14,9 +14,10 @@ from statistics import fmean, stdev
 import torch
 from scipy.stats import t as student
 
+from .effect import LEAST_EFFECT
+
 CALIBRATED, PAPER = "calibrated", "paper"
 MODES = (CALIBRATED, PAPER)
-LEAST_EFFECT = 1e-5  # of a LoRA on its target's prediction; below is rounding
 NO_NUMBER = (
     "The gate cannot decide: the model or the LoRA predicts what is no number (NaN or infinite). Load the model in "
     "another precision, or train the LoRA again."
