@@ -4,10 +4,11 @@ from comfy_api.latest import io, ui
 
 from ..unguide_ops import files, host
 from ..unguide_ops.layouts import in_words
+from .checked import CheckedNode, Files
 from .sockets import CATEGORY, LoRASocket, folded
 
 
-class UnGuideSaveLoRA(io.ComfyNode):
+class UnGuideSaveLoRA(CheckedNode):
     """Save a concept LoRA where the host's loaders find it."""
 
     @classmethod
@@ -53,7 +54,7 @@ class UnGuideSaveLoRA(io.ComfyNode):
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 
 
-class UnGuideLoadLoRA(io.ComfyNode):
+class UnGuideLoadLoRA(CheckedNode):
     """Load a concept LoRA."""
 
     @classmethod
@@ -64,7 +65,9 @@ class UnGuideLoadLoRA(io.ComfyNode):
             display_name="UnGuide Load LoRA",
             category=CATEGORY,
             description="Loads a concept LoRA from the loras folder, made here or elsewhere.",
-            inputs=[io.Combo.Input("lora_name", options=host.lora_files(), tooltip="A file in the loras folder.")],
+            inputs=[
+                io.Combo.Input("lora_name", options=Files(host.lora_files()), tooltip="A file in the loras folder."),
+            ],
             outputs=[LoRASocket.Output(display_name="lora", tooltip="For the probe and UnGuidance.")],
         )
 

@@ -1,13 +1,13 @@
 """The trainer as a node."""
 
-import json
-
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import figures, files, host, settings, targets
 from ..unguide_ops.calibrate import calibrate
+from ..unguide_ops.page import as_json
 from ..unguide_ops.showcase import showcase
 from ..unguide_ops.training import CANCELLED, Training, train
+from .checked import CheckedNode
 from .sockets import CATEGORY, FORGET, ConceptSocket, LoRASocket, aliases, folded, seed_input, size_inputs
 from .words import said
 
@@ -84,7 +84,7 @@ CONTROLS = (
 )  # fmt: skip
 
 
-class UnGuideTrainLoRA(io.ComfyNode):
+class UnGuideTrainLoRA(CheckedNode):
     """Train a concept LoRA."""
 
     @classmethod
@@ -198,7 +198,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
         done = trained.report()
         words = f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}"
         rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}
-        report = json.dumps({"preset": preset, **done, **rest}, indent=1)
+        report = as_json({"preset": preset, **done, **rest}, indent=1)
         shown = said((words, *trained.warnings, problem), ui.PreviewImage(grid, cls=cls))
         return io.NodeOutput(lora, curve, report, grid, ui=shown)
 

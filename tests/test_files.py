@@ -168,7 +168,11 @@ CALIBRATION = {"base": "x", "width": 64, "height": 64, "cfg": 7.5, "steps": 10, 
     [({"levels": []}, "levels: "), ({"levels": [{**LEVEL, "sigma": -1}]}, "levels.0.sigma: "),
      ({"version": 2}, "version: "), ({"levels": [{**LEVEL, "neutral": ["a"]}]}, "levels.0.neutral.0: "),
      ({"cfg": float("nan")}, "cfg: "), ({"levels": [{**LEVEL, "neutral": [0.0] * 1001}]}, "levels.0.neutral: "),
-     ({"base": "x" * 101}, "base: ")],
+     ({"base": "x" * 101}, "base: "), ({"steps": 1001}, "steps: "), ({"cfg": -1}, "cfg: "),
+     ({"width": 10**6}, "width: "),
+     ({"steps": 1, "levels": [{**LEVEL, "sigma": 50.0 - i} for i in range(50)]}, " there are 50 `levels` of 1 `steps`"),
+     ({"levels": [LEVEL, LEVEL]}, " `sigma` must become smaller"),
+     ({"levels": [{**LEVEL, "sigma": 2.0}, {**LEVEL, "neutral": [0.0]}]}, " the `levels` must hold scores")],
 )  # fmt: skip
 def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, message):
     def load(calibration):
@@ -177,7 +181,7 @@ def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, me
         return files.load_lora(path)
 
     assert load(CALIBRATION).calibration.threshold(1.0, 0.01) > 0.1
-    with pytest.raises(ValueError, match=f"its metadata is malformed: calibration.{message}"):
+    with pytest.raises(ValueError, match=f"its metadata is malformed: calibration[.:]{message}"):
         load({**CALIBRATION, **changes})
 
 

@@ -47,6 +47,11 @@ class Verdict:
         return self.score > self.threshold
 
     @property
+    def beyond(self) -> float:
+        """How far the score lies beyond the threshold; negative before it."""
+        return self.score - self.threshold
+
+    @property
     def decided(self) -> str:
         """The decision in words."""
         return "recognised as the concept" if self.erased else "not the concept, left to the base model"

@@ -199,8 +199,7 @@ class Steered:
             verdict = calibration_of(self.lora, "give a w").judge(scores, self.settings.false_positive_rate)
         except ValueError as error:
             return in_doubt(self.settings, str(error))
-        beyond = verdict.score - verdict.threshold
-        w = soft_w(beyond, self.settings.softness, self.settings.w_erased, self.settings.w_unrelated)
+        w = soft_w(verdict.beyond, self.settings.softness, self.settings.w_erased, self.settings.w_unrelated)
         return Decision(w, verdict)
 
     def is_alone(self, call: host.Call) -> bool:
@@ -264,6 +263,11 @@ class Steered:
         if self.lora.is_zero:
             return NoEffectError("The concept LoRA changes nothing: its weights are zero. Train it, or use another.")
         layers = [*map(str, self.branch.pairs), *self.branch.changes]
+        if not layers:
+            return NoEffectError(
+                "The concept LoRA changes nothing: the layers that it was made for have no such weights in this model. "
+                "Use it with the model family that it was made for."
+            )
         return NoEffectError(
             f"The concept LoRA had no effect on its layers ({', '.join(layers[:2])}, ...){when}: something else on "
             f"this MODEL replaces or fuses them, or answers from what it keeps of an earlier step. Connect UnGuidance "

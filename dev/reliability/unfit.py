@@ -60,6 +60,7 @@ def loras(model) -> dict[str, Callable]:
         "diff of zeros": (LINEAR, {"diff": torch.zeros(outputs, inputs)}),
         "diff below rounding": (LINEAR, {"diff": 1e-9 * some(outputs, inputs)}),
         "diff in 8 bits, of zeros": (LINEAR, {"diff": torch.zeros(outputs, inputs).to(torch.float8_e4m3fn)}),
+        "a bias that the layer has not": (LINEAR, {"diff_b": some(outputs)}),
         "w_norm": (NORM, {"w_norm": some(7)}),
         "w_norm of zeros": (NORM, {"w_norm": torch.zeros(channels)}),
         "set_weight": (LINEAR, {"set_weight": some(7, 5)}),
