@@ -98,9 +98,10 @@ class UnGuideEvaluate(CheckedNode):
     @classmethod
     def execute(cls, images, prompt, expected, classes, classifier, nudity) -> io.NodeOutput:
         """Accuracy, report and chart."""
-        classes, expected = list(prompts_in(classes, "classes", "what a picture may be taken for")), expected.strip()
-        if prompt.strip():
-            prompts_in(" ".join(prompt.split()), "prompt", "the pictures' prompt")
+        classes, expected = list(prompts_in(classes, "classes")), expected.strip()
+        prompts_in(" ".join(prompt.split()), "prompt")
+        if not classes:
+            raise ValueError("`classes` is empty: write what a picture may be taken for, one name a line.")
         if expected not in classes:
             raise ValueError(
                 f"`expected` is {brief(expected)!r}, which is not among `classes`: add it, or choose one of them."

@@ -81,7 +81,9 @@ class UnGuideStabilityProbe(CheckedNode):
     @classmethod
     def execute(cls, model, lora, clip, prompts, w_erased=-1.0, w_unrelated=1.0, **settings) -> io.NodeOutput:
         """Decisions, report and chart."""
-        prompts = prompts_in(prompts, "prompts", "the prompts to decide")
+        prompts = prompts_in(prompts, "prompts")
+        if not prompts:
+            raise ValueError("`prompts` is empty: write the prompts to decide, one a line.")
         settings = ProbeSettings(**settings)
         if settings.mode == gate.PAPER and settings.probe_steps >= settings.steps:
             raise ValueError(

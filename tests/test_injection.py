@@ -37,12 +37,13 @@ def test_the_graph_has_every_node():
     assert not {it.GET_SCHEMA().node_id for it in NODES} - types
 
 
-def test_no_words_of_a_stranger_s_are_run_by_the_page(served):
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic canvas", "Nodes 2.0"])
+def test_no_words_of_a_stranger_s_are_run_by_the_page(served, nodes_2):
     with browser.comfy_page(served.url) as comfy:
-        found = list(injections.canvases(comfy))
-    ran, tried = [it for each in found for it in each.ran], sum(it.tried for it in found)
-    sys.stdout.write(f"injections_tried {tried} injections_run {len(ran)}\n")
-    assert tried > 100 and not ran
+        comfy.open(nodes_2=nodes_2)
+        found = injections.try_page(comfy)
+    sys.stdout.write(f"injections_tried {found.tried} injections_run {len(found.ran)}\n")
+    assert found.tried > 100 and not found.ran
 
 
 def test_no_words_of_a_stranger_s_are_run_by_a_report(tmp_path):

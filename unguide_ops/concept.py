@@ -141,15 +141,13 @@ def lines(text: str) -> tuple[str, ...]:
     return tuple("" if line.strip() == '""' else line.strip() for line in text.splitlines() if line.strip())
 
 
-def prompts_in(text: str, name: str, what: str) -> tuple[str, ...]:
+def prompts_in(text: str, name: str) -> tuple[str, ...]:
     """The prompts in the text of input `name`, one a line.
 
-    Raises ValueError, naming input and limit, for none (`what` says what to write), too many, and what no text encoder
-    takes apart in bounded time and memory.
+    Raises ValueError, naming input and limit, for too many, and for what no text encoder takes apart in bounded time
+    and memory.
     """
     found = lines(text)
-    if not found:
-        raise ValueError(f"`{name}` is empty: write {what}, one a line.")
     if len(found) > MOST_LINES:
         raise ValueError(f"`{name}` has {len(found)} lines: use at most {MOST_LINES} at once.")
     for number, line in enumerate(found, 1):

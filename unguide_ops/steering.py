@@ -252,14 +252,14 @@ class Steered:
         if self._are_apart(base, changed, rows):
             self._acts = True
         elif any(b[rows].any() for b, e in zip(base, changed, strict=True) if b is not None and e is not None):
-            raise self._no_effect(f" in step {call.step + 1}")  # not zeros: of a cond that counts at other noise levels
+            raise self._no_effect()  # not zeros: of a cond that counts at other noise levels
 
     @staticmethod
     def _are_apart(base: Predictions, changed: Predictions, rows: Sequence[int], share: float = LEAST_EFFECT) -> bool:
         pairs = ((b, e) for b, e in zip(base, changed, strict=True) if b is not None and e is not None)
         return any(bool(apart(b[rows], e[rows], share).any()) for b, e in pairs)
 
-    def _no_effect(self, when: str = "") -> NoEffectError:
+    def _no_effect(self) -> NoEffectError:
         if self.lora.is_zero:
             return NoEffectError("The concept LoRA changes nothing: its weights are zero. Train it, or use another.")
         layers = [*map(str, self.branch.pairs), *self.branch.changes]
@@ -269,10 +269,10 @@ class Steered:
                 "Use it with the model family that it was made for."
             )
         return NoEffectError(
-            f"The concept LoRA had no effect on its layers ({', '.join(layers[:2])}, ...){when}: something else on "
-            f"this MODEL replaces or fuses them, or answers from what it keeps of an earlier step. Connect UnGuidance "
-            f"to the model before such a patch, or leave that patch out. If there is none, the LoRA is too weak, or "
-            f"does not touch this prompt at all."
+            f"The concept LoRA had no effect on its layers ({', '.join(layers[:2])}, ...) in step "
+            f"{self.course.lora_steps[-1] + 1}: something else on this MODEL replaces or fuses them, or answers from "
+            f"what it keeps of an earlier step. Connect UnGuidance to the model before such a patch, or leave that "
+            f"patch out. If there is none, the LoRA is too weak, or does not touch this prompt at all."
         )
 
     def check(self) -> None:

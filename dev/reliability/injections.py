@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ class Found:
 
     tried: int = 0
     ran: list[str] = field(default_factory=list)
+
+    def add(self, more: Found) -> None:
+        """Those of another try."""
+        self.tried, self.ran = self.tried + more.tried, [*self.ran, *more.ran]
 
     def figures(self) -> dict[str, int]:
         """For the benchmark."""
@@ -246,10 +250,3 @@ def try_reports(page: Any, folder: Path, host: Path) -> Found:
     if missing:
         raise AssertionError(f"pictures of the report are not found: {missing}")
     return found
-
-
-def canvases(comfy: ComfyPage) -> Iterator[Found]:
-    """`try_page` on the classic canvas and with Nodes 2.0."""
-    for nodes_2 in (False, True):
-        comfy.open(nodes_2=nodes_2)
-        yield try_page(comfy)
