@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 from ..unguide_ops import files, host
 from ..unguide_ops.layouts import in_words
 from .checked import CheckedNode, Files
+from .keeping import kept
 from .sockets import CATEGORY, LoRASocket, folded
 
 
@@ -43,13 +44,16 @@ class UnGuideSaveLoRA(CheckedNode):
     @classmethod
     def execute(cls, lora, filename_prefix, with_prompts=True) -> io.NodeOutput:
         """Write the file; its name."""
+        lora = lora if with_prompts else lora.without_prompts()
         try:
             path, name = host.new_lora_path(filename_prefix)
-            files.save_lora(path, lora if with_prompts else lora.without_prompts())
+            files.save_lora(path, lora)
         except OSError as error:
+            elsewhere, _ = kept(lora, "unguide/not saved/concept", [host.new_output_path])
+            rescued = f" For now it lies in {elsewhere}." if elsewhere else ""
             raise OSError(
                 f"The LoRA could not be saved as {filename_prefix} ({error.strerror}). It is not lost: make room, or "
-                f"choose another `filename_prefix`, and run again; the trainer's result is still in the cache."
+                f"choose another `filename_prefix`, and run again; the trainer's result is still in the cache.{rescued}"
             ) from error
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 

@@ -2,12 +2,13 @@
 
 from comfy_api.latest import io, ui
 
-from ..unguide_ops import figures, files, host, settings, targets
+from ..unguide_ops import figures, host, settings, targets
 from ..unguide_ops.calibrate import calibrate
 from ..unguide_ops.page import as_json
 from ..unguide_ops.showcase import showcase
 from ..unguide_ops.training import CANCELLED, Training, train
 from .checked import CheckedNode
+from .keeping import kept
 from .sockets import CATEGORY, FORGET, ConceptSocket, LoRASocket, aliases, folded, seed_input, size_inputs
 from .words import said
 
@@ -211,14 +212,8 @@ def keep(trained: Training) -> None:
     if not trained.monitor.history:
         return
     so_far = f"What was trained so far ({len(trained.monitor.history)} iterations)"
-    problems = []
-    for new_path in (host.new_lora_path, host.new_output_path):
-        try:
-            path, name = new_path("unguide/cancelled/concept")
-            files.save_lora(path, trained.lora)
-        except Exception as error:
-            problems.append(str(getattr(error, "strerror", None) or error))
-        else:
-            host.keep_on_node()("\n".join([f"{so_far} is kept as {name}", *problems]))
-            return
-    host.keep_on_node()(f"{so_far} could not be kept: {'; '.join(problems)}")
+    name, problems = kept(trained.lora, "unguide/cancelled/concept", (host.new_lora_path, host.new_output_path))
+    if name:
+        host.keep_on_node()("\n".join([f"{so_far} is kept as {name}", *problems]))
+    else:
+        host.keep_on_node()(f"{so_far} could not be kept: {'; '.join(problems)}")
