@@ -15,6 +15,7 @@ NETWORK = re.compile(
     r"NewConnectionError|ConnectTimeoutError|ReadTimeoutError|NameResolutionError|ProxyError|SSLError"
     r"|Temporary failure in name resolution|getaddrinfo failed|Connection (refused|reset)|Network is unreach"
 )
+STEERS_TERMINALS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class DevError(Exception):
@@ -22,8 +23,8 @@ class DevError(Exception):
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Write to the terminal at once."""
-    sys.stdout.write(text + end)
+    """Write to the terminal at once; names from anywhere cannot steer it."""
+    sys.stdout.write(STEERS_TERMINALS.sub("?", text) + end)
     sys.stdout.flush()
 
 

@@ -6,10 +6,11 @@ from ..unguide_ops import calibrate as calibrating
 from ..unguide_ops import figures, host
 from ..unguide_ops.concept import Concept, EncodedConcept
 from ..unguide_ops.probe import ProbeSettings
+from .checked import CheckedNode
 from .sockets import CATEGORY, ConceptSocket, LoRASocket, folded, seed_input, size_inputs
 
 
-class UnGuideCalibrate(io.ComfyNode):
+class UnGuideCalibrate(CheckedNode):
     """Measure what the gate needs to know of a LoRA."""
 
     @classmethod

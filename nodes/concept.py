@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..unguide_ops import host
 from ..unguide_ops.concept import EncodedConcept, concept_from, presets
+from .checked import CheckedNode, Files
 from .sockets import CATEGORY, FORGET, ConceptSocket, aliases
 
 CUSTOM = "custom"
@@ -16,7 +17,7 @@ def preset_or_file(chosen: str):
     return None if chosen == CUSTOM else chosen
 
 
-class UnGuideConcept(io.ComfyNode):
+class UnGuideConcept(CheckedNode):
     """The prompts around a concept, encoded."""
 
     @classmethod
@@ -32,7 +33,7 @@ class UnGuideConcept(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of the model that shall forget."),
                 io.Combo.Input(
                     "preset",
-                    options=[CUSTOM, *presets(), *host.input_files(".json")],
+                    options=Files([CUSTOM, *presets(), *host.input_files(".json")]),
                     default=CUSTOM,
                     tooltip="A concept that ships with the pack, or a prompt file in the input folder (JSON with "
                     "target, reference, synonyms, preserve). Fields below that are filled in replace the preset's.",

@@ -3,10 +3,11 @@
 from comfy_api.latest import io
 
 from ..demo_model import load_demo_model
+from .checked import CheckedNode
 from .sockets import CATEGORY
 
 
-class UnGuideDemoModel(io.ComfyNode):
+class UnGuideDemoModel(CheckedNode):
     """A tiny text-to-image model that ships with the pack."""
 
     @classmethod

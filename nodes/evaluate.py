@@ -1,18 +1,20 @@
 """What pictures show, as a node."""
 
-import json
 from contextlib import nullcontext
 from functools import cache, lru_cache
 
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
-from ..unguide_ops.concept import lines
+from ..unguide_ops.concept import prompts_in
 from ..unguide_ops.metrics import TEN
 from ..unguide_ops.metrics.chart import answers_chart
 from ..unguide_ops.metrics.classifiers import Committee
 from ..unguide_ops.metrics.clip import Clip, ZeroShot
 from ..unguide_ops.metrics.evaluation import evaluate
+from ..unguide_ops.page import as_json
+from ..unguide_ops.strangers import brief
+from .checked import CheckedNode, Files
 from .sockets import CATEGORY
 from .words import said
 
@@ -35,7 +37,7 @@ def demo_judges() -> Committee:
 clip_of = lru_cache(maxsize=1)(Clip)  # the one used last, kept in memory
 
 
-class UnGuideEvaluate(io.ComfyNode):
+class UnGuideEvaluate(CheckedNode):
     """Is the concept still in the pictures?"""
 
     @classmethod
@@ -70,7 +72,7 @@ class UnGuideEvaluate(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "classifier",
-                    options=[*host.clip_files(), JUDGES],
+                    options=Files([*host.clip_files(), JUDGES]),
                     default=JUDGES,
                     tooltip="Who looks. demo judges: made for the embedded model's emoji, and for nothing else. For "
                     "other pictures put a CLIP model into models/open_clip, named after open_clip's architecture, as "
@@ -96,12 +98,13 @@ class UnGuideEvaluate(io.ComfyNode):
     @classmethod
     def execute(cls, images, prompt, expected, classes, classifier, nudity) -> io.NodeOutput:
         """Accuracy, report and chart."""
-        classes, expected = list(lines(classes)), expected.strip()
+        classes, expected = list(prompts_in(classes, "classes")), expected.strip()
+        prompts_in(" ".join(prompt.split()), "prompt")
         if not classes:
             raise ValueError("`classes` is empty: write what a picture may be taken for, one name a line.")
         if expected not in classes:
             raise ValueError(
-                f"`expected` is {expected!r}, which is not among `classes`: add it, or choose one of them."
+                f"`expected` is {brief(expected)!r}, which is not among `classes`: add it, or choose one of them."
             )
         pictures = images[..., :3].movedim(-1, 1)
         watch = host.Watch()
@@ -117,7 +120,7 @@ class UnGuideEvaluate(io.ComfyNode):
         words = f"taken for {expected}: {accuracy:.0%} of {len(pictures)}"
         chart = answers_chart(pictures, report["pictures"], expected, [prompt, words] if prompt else [words])
         shown = said(in_words(report, words), ui.PreviewImage(chart, cls=cls))
-        return io.NodeOutput(accuracy, json.dumps(report), chart, ui=shown)
+        return io.NodeOutput(accuracy, as_json(report), chart, ui=shown)
 
 
 def in_words(report: dict, words: str) -> list[str]:

@@ -1,16 +1,16 @@
 """LoRAs made elsewhere, as a node."""
 
-import json
-
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
 from ..unguide_ops.importing import AUTHORS_ALPHA, import_lora
 from ..unguide_ops.layouts import in_words
+from ..unguide_ops.page import as_json
+from .checked import CheckedNode, Files
 from .sockets import CATEGORY, FORGET, LoRASocket, aliases
 
 
-class UnGuideImportLoRA(io.ComfyNode):
+class UnGuideImportLoRA(CheckedNode):
     """Make someone's erasing LoRA a concept LoRA."""
 
     @classmethod
@@ -27,7 +27,7 @@ class UnGuideImportLoRA(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model family that the LoRA was made for."),
                 io.Combo.Input(
                     "lora_name",
-                    options=host.lora_files(),
+                    options=Files(host.lora_files()),
                     tooltip="A file in the loras folder: safetensors, or pth, pt, bin, ckpt, of which only tensors are "
                     "read and no code is executed.",
                 ),
@@ -61,4 +61,4 @@ class UnGuideImportLoRA(io.ComfyNode):
         words = f"{report['layout']}: {report['layers']} layers, rank {ranks}"
         if imported.left_out:
             words += f"\nleft out, as it cannot act: {in_words(imported.left_out)}"
-        return io.NodeOutput(imported.lora, json.dumps(report, indent=1), ui=ui.PreviewText(words))
+        return io.NodeOutput(imported.lora, as_json(report, indent=1), ui=ui.PreviewText(words))

@@ -4,10 +4,12 @@ from comfy_api.latest import io, ui
 
 from ..unguide_ops import files, host
 from ..unguide_ops.layouts import in_words
+from .checked import CheckedNode, Files
+from .keeping import kept
 from .sockets import CATEGORY, LoRASocket, folded
 
 
-class UnGuideSaveLoRA(io.ComfyNode):
+class UnGuideSaveLoRA(CheckedNode):
     """Save a concept LoRA where the host's loaders find it."""
 
     @classmethod
@@ -42,18 +44,20 @@ class UnGuideSaveLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, lora, filename_prefix, with_prompts=True) -> io.NodeOutput:
         """Write the file; its name."""
+        lora = lora if with_prompts else lora.without_prompts()
         try:
-            places = host.new_lora_paths(filename_prefix)
-            name = files.save_new_lora(places, lora if with_prompts else lora.without_prompts())
+            name = files.save_new_lora(host.new_lora_paths(filename_prefix), lora)
         except OSError as error:
+            elsewhere, _ = kept(lora, "unguide/not saved/concept", [host.new_output_paths])
+            rescued = f" For now it lies in {elsewhere}." if elsewhere else ""
             raise OSError(
                 f"The LoRA could not be saved as {filename_prefix} ({error.strerror}). It is not lost: make room, or "
-                f"choose another `filename_prefix`, and run again; the trainer's result is still in the cache."
+                f"choose another `filename_prefix`, and run again; the trainer's result is still in the cache.{rescued}"
             ) from error
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 
 
-class UnGuideLoadLoRA(io.ComfyNode):
+class UnGuideLoadLoRA(CheckedNode):
     """Load a concept LoRA."""
 
     @classmethod
@@ -64,7 +68,9 @@ class UnGuideLoadLoRA(io.ComfyNode):
             display_name="UnGuide Load LoRA",
             category=CATEGORY,
             description="Loads a concept LoRA from the loras folder, made here or elsewhere.",
-            inputs=[io.Combo.Input("lora_name", options=host.lora_files(), tooltip="A file in the loras folder.")],
+            inputs=[
+                io.Combo.Input("lora_name", options=Files(host.lora_files()), tooltip="A file in the loras folder."),
+            ],
             outputs=[LoRASocket.Output(display_name="lora", tooltip="For the probe and UnGuidance.")],
         )
 

@@ -1,17 +1,19 @@
 """The stability probe as a node."""
 
-import json
-
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import figures, gate, host
-from ..unguide_ops.concept import lines
+from ..unguide_ops.concept import prompts_in
+from ..unguide_ops.page import as_json
 from ..unguide_ops.probe import ProbeSettings, probe
+from .checked import CheckedNode
 from .sockets import CATEGORY, LoRASocket, folded, rate_input, seed_input, size_inputs, w_inputs
 from .words import said
 
+TOLD = 100  # decisions on the node
 
-class UnGuideStabilityProbe(io.ComfyNode):
+
+class UnGuideStabilityProbe(CheckedNode):
     """Does a prompt touch the erased concept?"""
 
     @classmethod
@@ -79,7 +81,7 @@ class UnGuideStabilityProbe(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, clip, prompts, w_erased=-1.0, w_unrelated=1.0, **settings) -> io.NodeOutput:
         """Decisions, report and chart."""
-        prompts = lines(prompts)
+        prompts = prompts_in(prompts, "prompts")
         if not prompts:
             raise ValueError("`prompts` is empty: write the prompts to decide, one a line.")
         settings = ProbeSettings(**settings)
@@ -93,5 +95,5 @@ class UnGuideStabilityProbe(io.ComfyNode):
         weights = [w_erased if it else w_unrelated for it in erased]
         report = found.report(weights)
         chart = figures.probe_chart(report, lora.calibration if settings.mode == gate.CALIBRATED else None)
-        shown = said([*found.warnings, *(it["why"] for it in report["prompts"])], ui.PreviewImage(chart, cls=cls))
-        return io.NodeOutput(weights, erased, json.dumps(report), chart, list(prompts), ui=shown)
+        shown = said([*found.warnings, *found.told(TOLD)], ui.PreviewImage(chart, cls=cls))
+        return io.NodeOutput(weights, erased, as_json(report), chart, list(prompts), ui=shown)

@@ -6,13 +6,14 @@ from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
 from ..unguide_ops.prompt_lists import LISTS, SUFFIXES, Row, read_prompt_list, shipped
+from .checked import CheckedNode, Files
 from .sockets import CATEGORY, seed_input
 
 FROM_PACK = " (ships with UnGuide)"
 TOLD = 20  # problems shown on the node
 
 
-class UnGuidePromptList(io.ComfyNode):
+class UnGuidePromptList(CheckedNode):
     """Rows of a file, one after the other, to the nodes behind it."""
 
     @classmethod
@@ -26,7 +27,7 @@ class UnGuidePromptList(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=[*(name + FROM_PACK for name in shipped()), *host.input_files(*SUFFIXES)],
+                    options=Files([*(name + FROM_PACK for name in shipped()), *host.input_files(*SUFFIXES)]),
                     tooltip="A file in the input folder. CSV: a column prompt, and if you like evaluation_seed and "
                     "evaluation_guidance, as in I2P. JSON: an array of prompts, or a concept's prompt file.",
                 ),

@@ -1,12 +1,12 @@
 """UnGuidance as nodes."""
 
-import json
-
 from comfy_api.latest import io
 
 from ..unguide_ops import host
+from ..unguide_ops.page import as_json
 from ..unguide_ops.steering import ON_DOUBT, SIDES, Course, SteeringSettings
 from ..unguide_ops.unguidance import unguide
+from .checked import CheckedNode
 from .sockets import CATEGORY, FORGET, MOST, LoRASocket, aliases, folded, rate_input, seed_input, w_inputs
 from .words import said
 
@@ -167,7 +167,7 @@ def in_words(course: Course) -> list[str]:
     return [*course.warnings, *each, cost]
 
 
-class UnGuidance(io.ComfyNode):
+class UnGuidance(CheckedNode):
     """UnGuidance for any sampler node."""
 
     @classmethod
@@ -193,7 +193,7 @@ class UnGuidance(io.ComfyNode):
         return io.NodeOutput(outspoken(model, lora, **gate))
 
 
-class UnGuidanceGuider(io.ComfyNode):
+class UnGuidanceGuider(CheckedNode):
     """UnGuidance for SamplerCustomAdvanced."""
 
     @classmethod
@@ -219,7 +219,7 @@ class UnGuidanceGuider(io.ComfyNode):
         return io.NodeOutput(host.cfg_guider(outspoken(model, lora, **gate), positive, negative, cfg))
 
 
-class UnGuidanceKSampler(io.ComfyNode):
+class UnGuidanceKSampler(CheckedNode):
     """KSampler with UnGuidance in it."""
 
     @classmethod
@@ -274,7 +274,7 @@ class UnGuidanceKSampler(io.ComfyNode):
         )
         found = courses[0].report() if courses else {}  # none where nothing was sampled, or with the gate off
         warnings, counted = ignored(**gate), {"evaluations": counter.count}
-        report = json.dumps(
+        report = as_json(
             {"gate": gate["gate"], **counted, **found, "warnings": [*warnings, *found.get("warnings", ())]}
         )
         words = said([*warnings, *(line for course in courses for line in in_words(course))])["text"]

@@ -1,13 +1,14 @@
 """The trainer as a node."""
 
-import json
-
 from comfy_api.latest import io, ui
 
-from ..unguide_ops import figures, files, host, settings, targets
+from ..unguide_ops import figures, host, settings, targets
 from ..unguide_ops.calibrate import calibrate
+from ..unguide_ops.page import as_json
 from ..unguide_ops.showcase import showcase
 from ..unguide_ops.training import CANCELLED, Training, train
+from .checked import CheckedNode
+from .keeping import kept
 from .sockets import CATEGORY, FORGET, ConceptSocket, LoRASocket, aliases, folded, seed_input, size_inputs
 from .words import said
 
@@ -84,7 +85,7 @@ CONTROLS = (
 )  # fmt: skip
 
 
-class UnGuideTrainLoRA(io.ComfyNode):
+class UnGuideTrainLoRA(CheckedNode):
     """Train a concept LoRA."""
 
     @classmethod
@@ -198,7 +199,7 @@ class UnGuideTrainLoRA(io.ComfyNode):
         done = trained.report()
         words = f"{done['iterations']} iterations in {done['seconds']:.0f} s, erasure {done['erasure']:.2f}"
         rest = {"calibration": problem or "done", "evaluations_calibration": calibrating, "evaluations_grid": cost}
-        report = json.dumps({"preset": preset, **done, **rest}, indent=1)
+        report = as_json({"preset": preset, **done, **rest}, indent=1)
         shown = said((words, *trained.warnings, problem), ui.PreviewImage(grid, cls=cls))
         return io.NodeOutput(lora, curve, report, grid, ui=shown)
 
@@ -211,13 +212,8 @@ def keep(trained: Training) -> None:
     if not trained.monitor.history:
         return
     so_far = f"What was trained so far ({len(trained.monitor.history)} iterations)"
-    problems = []
-    for places in (host.new_lora_paths, host.new_output_paths):
-        try:
-            name = files.save_new_lora(places("unguide/cancelled/concept"), trained.lora)
-        except Exception as error:
-            problems.append(str(getattr(error, "strerror", None) or error))
-        else:
-            host.keep_on_node()("\n".join([f"{so_far} is kept as {name}", *problems]))
-            return
-    host.keep_on_node()(f"{so_far} could not be kept: {'; '.join(problems)}")
+    name, problems = kept(trained.lora, "unguide/cancelled/concept", (host.new_lora_paths, host.new_output_paths))
+    if name:
+        host.keep_on_node()("\n".join([f"{so_far} is kept as {name}", *problems]))
+    else:
+        host.keep_on_node()(f"{so_far} could not be kept: {'; '.join(problems)}")

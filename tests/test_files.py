@@ -6,10 +6,12 @@ import json
 import os
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.sd
 import comfy.utils
+import folder_paths
 import nodes
 import pytest
 import torch
@@ -20,6 +22,7 @@ from precision import CLOSE
 from safetensors import safe_open
 from safetensors.torch import save_file
 from unguide.demo_model import load_demo_model
+from unguide.nodes import training
 from unguide.nodes.lora import UnGuideSaveLoRA
 from unguide.unguide_ops import files, host
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
@@ -103,6 +106,21 @@ def test_a_full_disk_is_told_with_what_to_do(lora, monkeypatch):
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(OSError, match="No space left on device.*still in the cache"):
         UnGuideSaveLoRA.execute(lora, "unguide/full")
+
+
+def test_where_the_loras_folder_cannot_be_written_the_output_folder_keeps_it(lora, tmp_path, monkeypatch):
+    """A file lies where the folder should be: no user, not even root, can write below it."""
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "unguide").touch()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    with pytest.raises(OSError, match="could not be saved as unguide/it .*For now it lies in .*output"):
+        UnGuideSaveLoRA.execute(lora, "unguide/it")
+    training.keep(SimpleNamespace(monitor=SimpleNamespace(history=[0.0]), lora=lora))
+    made = sorted(it.relative_to(tmp_path / "output").as_posix() for it in (tmp_path / "output").rglob("*.safetensors"))
+    assert made == ["unguide/cancelled/concept_00001_.safetensors", "unguide/not saved/concept_00001_.safetensors"]
+    for name in made:
+        assert files.load_lora(tmp_path / "output" / name).pairs.keys() == lora.pairs.keys()
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -241,7 +259,11 @@ CALIBRATION = {"base": "x", "width": 64, "height": 64, "cfg": 7.5, "steps": 10, 
     [({"levels": []}, "levels: "), ({"levels": [{**LEVEL, "sigma": -1}]}, "levels.0.sigma: "),
      ({"version": 2}, "version: "), ({"levels": [{**LEVEL, "neutral": ["a"]}]}, "levels.0.neutral.0: "),
      ({"cfg": float("nan")}, "cfg: "), ({"levels": [{**LEVEL, "neutral": [0.0] * 1001}]}, "levels.0.neutral: "),
-     ({"base": "x" * 101}, "base: ")],
+     ({"base": "x" * 101}, "base: "), ({"steps": 1001}, "steps: "), ({"cfg": -1}, "cfg: "),
+     ({"width": 10**6}, "width: "),
+     ({"steps": 1, "levels": [{**LEVEL, "sigma": 50.0 - i} for i in range(50)]}, " there are 50 `levels` of 1 `steps`"),
+     ({"levels": [LEVEL, LEVEL]}, " `sigma` must become smaller"),
+     ({"levels": [{**LEVEL, "sigma": 2.0}, {**LEVEL, "neutral": [0.0]}]}, " the `levels` must hold scores")],
 )  # fmt: skip
 def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, message):
     def load(calibration):
@@ -250,7 +272,7 @@ def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, me
         return files.load_lora(path)
 
     assert load(CALIBRATION).calibration.threshold(1.0, 0.01) > 0.1
-    with pytest.raises(ValueError, match=f"its metadata is malformed: calibration.{message}"):
+    with pytest.raises(ValueError, match=f"its metadata is malformed: calibration[.:]{message}"):
         load({**CALIBRATION, **changes})
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from diffusers_terms import ddim_in_diffusers_terms, network_of
 from unguide.demo_model import load_demo_model
+from unguide.nodes.probe import UnGuideStabilityProbe
 from unguide.unguide_ops import figures, files, gate, host
 from unguide.unguide_ops.calibrate import calibrate
 from unguide.unguide_ops.concept import Concept
 from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
-from unguide.unguide_ops.probe import ProbeSettings, Walk, measure, probe, response
+from unguide.unguide_ops.probe import Probe, ProbeSettings, Reading, Walk, measure, probe, response
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 SMALL = {"width": 64, "height": 64, "seeds": 2}
@@ -160,3 +161,35 @@ def test_the_chart_shows_every_prompt_and_the_known_ones(model, clip, trained, m
     found = probe(model, trained, encode_with(clip), [CAT, DOG, ""], ProbeSettings(mode=mode, **SMALL))
     chart = figures.probe_chart(found.report([-1.0, 1.0, 1.0]), trained.calibration if mode != gate.PAPER else None)
     assert chart.shape[0] == 1 and chart.shape[-1] == 3 and 0 <= chart.min() < chart.max() <= 1
+
+
+def many(number):
+    """A probe's reading of so many prompts, each further off than the one before."""
+    readings = [Reading(f"prompt {i}", [[0.3 + i / 10]], 1, gate.Verdict(0.3 + i / 10, 0.25)) for i in range(number)]
+    return Probe(gate.PAPER, readings, [1.0], number, [])
+
+
+def test_of_many_prompts_the_nearest_to_the_threshold_are_shown_and_the_others_counted():
+    few, most = (many(it) for it in (figures.MOST_PROMPTS, 10_000))
+    charts = [figures.probe_chart(it.report([1.0] * len(it.readings)), None) for it in (few, most)]
+    assert charts[0].shape == charts[1].shape
+    told = most.told(100)
+    assert len(told) == 101 and told[0].startswith("prompt 0:") and told[-1].startswith("and 9900 more")
+    assert few.told(100) == [few.why(it.prompt, it.verdict) for it in few.readings]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("", "`prompts` is empty: write the prompts to decide"),
+        ("cat\n" * 10_001, "`prompts` has 10001 lines: use at most 10000"),
+        ("cat\n" + "x" * 10_001, r"`prompts`: line 2 \('x+...'\) has 10001 characters: use at most 10000"),
+        ("x" * 1_000_001, "`prompts` has 1000001 characters: use at most 1000000"),
+        ("(" * 5000, r"`prompts`: line 1 .* opens more than 100 brackets"),
+        ("a \ud83d cat", "`prompts` holds half a character"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused_in_words(model, clip, lora, prompts, message):
+    its = {"seed": 0, "cfg": 7.5, "width": 64, "height": 64, "false_positive_rate": 0.001, "seeds": 1, "steps": 50}
+    with pytest.raises(ValueError, match=message):
+        UnGuideStabilityProbe.execute(model, lora, clip, prompts, mode=gate.PAPER, probe_steps=10, **its)

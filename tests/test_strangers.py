@@ -19,6 +19,7 @@ from dev.reliability import child, fuzz, parsers, seeds, strangers
 from dev.reliability.hostile.making import written
 from dev.reliability.hostile.pickled import Payload
 from dev.stages import DevError
+from dev.sweep.artist import png_of
 from dev.sweep.ledger import Drawn, Ledger
 from dev.sweep.plan import Plan, Settings
 from dev.sweep.report import write_report
@@ -101,7 +102,7 @@ def test_a_formula_in_a_prompt_list_is_text_in_the_report(tmp_path):
         for job in plan.jobs():
             result = {"number": job.number, "prompt": job.prompt, "seed": job.seed, "guidance": -1.5, "lora": "",
                       "mode": "base", "evaluations": 40}  # fmt: skip
-            ledger.enter(job, Drawn(b"", result))
+            ledger.enter(job, Drawn(png_of(torch.zeros(3, 1, 1), result), result))
         write_report(tmp_path, ledger, plan)
     with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,21 +1,28 @@
 """Sweeps: the same pictures however often they are killed and whoever draws them."""
 
+import argparse
+import contextlib
 import json
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import urllib.parse
 
 import pytest
 import torch
 from real_host import HOST, REPOSITORY
 from unguide.unguide_ops.files import save_lora
 
+import dev.sweep
 from dev.bench.sweep import Sweep, identical, kill_an_artist, list_of
 from dev.stages import DevError
+from dev.sweep.artist import png_of
 from dev.sweep.eyes import accuracies
 from dev.sweep.ledger import Drawn, Ledger
 from dev.sweep.plan import Job, Plan, Settings
-from dev.sweep.report import summarised
+from dev.sweep.report import summarised, write_report
 
 ROWS = 6
 
@@ -50,7 +57,7 @@ def test_a_sweep_draws_every_row_by_every_column_and_reports(plain):
     assert [(it["lora"], it["mode"], it["pictures"]) for it in report["summary"]] == [
         ("", "base", ROWS), ("forget", "lora", ROWS), ("forget", "ours", ROWS)]  # fmt: skip
     base, lora, ours = report["summary"]
-    assert (base["evaluations"], lora["evaluations"]) == (8, 8) and 11 <= ours["evaluations"] < 13
+    assert (base["evaluations"], lora["evaluations"]) == (8, 10) and 11 <= ours["evaluations"] < 13
     assert ours["steered"] == pytest.approx(1 / ROWS)  # the cat
     page = (plain.output / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 3 * ROWS and 'class="steered"' in page
@@ -106,6 +113,13 @@ def settings(folder, **changes):
     return Settings(**{"list": folder / "list.csv", "output": folder, "host": HOST, "modes": ("base",), **changes})
 
 
+def drawn(job, **more):
+    """A small picture for a job, with its record."""
+    result = {"number": job.number, "prompt": job.prompt, "seed": job.seed, "guidance": job.guidance, "lora": job.lora,
+              "mode": job.mode, "evaluations": 8, **more}  # fmt: skip
+    return Drawn(png_of(torch.rand(3, 8, 8), result), result)
+
+
 def test_a_ledger_lets_one_in_at_a_time_and_knows_its_loras(tmp_path, folder):
     job = Job(0, "a", "000000-a", 1, 7.5, "base", "", {})
     lora = tmp_path / "x.safetensors"
@@ -113,8 +127,8 @@ def test_a_ledger_lets_one_in_at_a_time_and_knows_its_loras(tmp_path, folder):
     asked = settings(folder, loras=(lora,))
     with Ledger(tmp_path, asked) as ledger:
         assert not ledger.has(job)
-        ledger.enter(job, Drawn(b"png", {"number": 0}))
-        ledger.enter(job, Drawn(b"png", {"number": 0}))
+        ledger.enter(job, drawn(job))
+        ledger.enter(job, drawn(job))
         with pytest.raises(DevError, match="another sweep is at work"):
             Ledger(tmp_path, asked)
     with Ledger(tmp_path, settings(folder, loras=(lora,), modes=("base", "ours"), seeds=3, limit=2)) as ledger:
@@ -135,6 +149,127 @@ def test_a_plan_counts_what_it_draws(folder):
     assert [(it.seed, it.mode) for it in jobs[:3]] == [(0, "base"), (1, "base"), (1, "base")]
     with pytest.raises(DevError, match="two LoRAs are called"):
         Plan(settings(folder, loras=(folder / "forget.safetensors",) * 2))
+
+
+def spoilt(change):
+    def spoil(path):
+        path.write_bytes(change(path.read_bytes()))
+
+    return spoil
+
+
+SPOILT = {
+    "deleted": lambda path: path.unlink(),
+    "emptied": spoilt(lambda its: b""),
+    "cut off": spoilt(lambda its: its[:-20]),
+    "with another byte": spoilt(lambda its: its[:-40] + bytes([its[-40] ^ 1]) + its[-39:]),
+    "another picture": spoilt(lambda its: png_of(torch.zeros(3, 8, 8), {"number": 0})),
+    "no picture": spoilt(lambda its: b"GIF89a"),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_picture_that_is_not_there_as_it_was_drawn_does_not_count(tmp_path, folder, how):
+    plan = Plan(settings(folder))
+    first, second, *_ = plan.jobs()
+    with Ledger(tmp_path, plan.settings) as ledger:
+        for job in (first, second):
+            ledger.enter(job, drawn(job))
+        SPOILT[how](ledger.picture(first.key))
+        assert not ledger.has(first) and ledger.has(second)
+        assert [it["key"] for it in ledger.results()] == [second.key]
+        write_report(tmp_path, ledger, plan)
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert second.key in page and first.key not in page
+
+
+def test_lines_that_were_broken_by_hand_are_put_right_by_the_pictures(tmp_path, folder):
+    plan = Plan(settings(folder))
+    jobs = list(plan.jobs())
+    with Ledger(tmp_path, plan.settings) as ledger:
+        for job in jobs:
+            ledger.enter(job, drawn(job))
+    with sqlite3.connect(tmp_path / "sweep.sqlite3") as base:
+        base.execute("UPDATE drawn SET number = 'x', seed = NULL, result = '{' WHERE key = ?", (jobs[0].key,))
+        base.execute("INSERT INTO drawn VALUES (x'ff', NULL, NULL, NULL, NULL, '')")
+    base.close()
+    with Ledger(tmp_path, plan.settings) as ledger:
+        assert all(map(ledger.has, jobs))
+        write_report(tmp_path, ledger, plan)
+        assert [it["key"] for it in ledger.results()] == [it.key for it in jobs]
+    assert json.loads((tmp_path / "report.json").read_text())["summary"][0]["pictures"] == len(jobs)
+
+
+class Crew(contextlib.nullcontext):
+    """Draws at once, but for what `fails` raises."""
+
+    def __init__(self, fails=lambda number: None):
+        super().__init__()
+        self.fails = fails
+
+    def draw(self, jobs):
+        for number, job in enumerate(jobs):
+            yield job, self.fails(number) or drawn(job)
+
+
+def swept(monkeypatch, folder, output, crew):
+    """`dev.sweep.run` in this process with this crew."""
+    monkeypatch.setattr("dev.sweep.crew.crew_of", lambda *_: crew)
+    parser = argparse.ArgumentParser()
+    dev.sweep.add_arguments(parser)
+    options = parser.parse_args([str(folder / "list.csv"), "--output", str(output), "--modes", "base"])
+    options.host = HOST
+    return dev.sweep.run(options)
+
+
+def no_room(number):
+    if number == 2:
+        raise OSError(28, "No space left on device")
+
+
+FAILURES = {
+    "full disk": (no_room, "cannot keep what it draws .*No space left on device.*make room"),
+    "all fail": (lambda number: RuntimeError("x"), ""),
+    "no checkpoint": (lambda number: DevError("there is no checkpoint"), "there is no checkpoint"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_whatever_happens_there_is_a_report_and_the_next_run_goes_on(monkeypatch, folder, tmp_path, failure, capsys):
+    fails, message = FAILURES[failure]
+    with pytest.raises(DevError, match=message) if message else contextlib.nullcontext():
+        assert swept(monkeypatch, folder, tmp_path, Crew(fails)) == 1
+    assert (tmp_path / "report.html").is_file() and json.loads((tmp_path / "report.json").read_text())
+    swept(monkeypatch, folder, tmp_path, Crew())
+    assert f"{ROWS} of {ROWS} pictures" in capsys.readouterr().out
+    deleted = next((tmp_path / "pictures" / "base").glob("*.png"))
+    deleted.unlink()
+    swept(monkeypatch, folder, tmp_path, Crew())
+    said = capsys.readouterr().out
+    assert f"{ROWS - 1} of {ROWS} pictures are there from before" in said and deleted.is_file()
+
+
+def test_names_and_prompts_are_neither_markup_nor_wrong_addresses_on_the_page(tmp_path, folder):
+    lora = tmp_path / "a#b?c%20&<img src=x onerror=alert(1)> 'it'.safetensors"
+    lora.write_bytes(b"")
+    rows = tmp_path / "<b>list.csv"
+    rows.write_text("prompt,seed\n<script>alert(1)</script>,1\n", encoding="utf-8")
+    plan = Plan(settings(folder, list=rows, modes=("ours",), loras=(lora,)))
+    with Ledger(tmp_path, plan.settings) as ledger:
+        for job in plan.jobs():
+            ledger.enter(job, drawn(job, seen=["<i>x</i>"]))
+        write_report(tmp_path, ledger, plan)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not [it for it in ("<script", "<img src=x", "<b>", "<i>") if it in page]
+    (address,) = set(re.findall(r'src="([^"]*)"', page))
+    assert (tmp_path / urllib.parse.unquote(address)).is_file() and not set("#?<>&") & set(address)
+
+
+@pytest.mark.parametrize("changes", [{"seeds": 0}, {"steps": 0}, {"cfg": float("nan")}, {"width": 0}, {"limit": 0}])
+def test_settings_out_of_range_are_refused(folder, changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        settings(folder, **changes)
 
 
 class Names:

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch.nn.functional import pad
 
+from .effect import NoEffectError, is_changed
 from .forwards import wrapped
 from .lora import ConceptLoRA, LowRankPair, Place
 
@@ -36,6 +37,7 @@ class Branch:
         self.changes = changes or {}
         self.calls = 0  # of any pair since attached: 0 after a prediction means that something bypassed the branch
         self.acted: set[Place] = set()  # the places whose pairs were called since attached
+        self.unchanged: set[str] = set()  # the weights of which `changes` make nothing else, since attached
         self.is_on = False
         self._wraps: dict[Place, tuple] = {}
         self._model: torch.nn.Module | None = None
@@ -69,7 +71,10 @@ class Branch:
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
-        """The changed weights in the model's place. They are made once, from the weights that are there then."""
+        """The changed weights in the model's place. They are made once, from the weights that are there then.
+
+        Raises NoEffectError where there is nothing but changes, and all of them make what was there before.
+        """
         replaced: list[tuple[torch.nn.Module, str, torch.nn.Parameter]] = []
         try:
             for name, change in self.changes.items() if self._model is not None else ():
@@ -77,15 +82,26 @@ class Branch:
                 module = _module(cast(torch.nn.Module, self._model), path)
                 weight = cast(torch.nn.Parameter, module._parameters[own])
                 if name not in self._changed or self._changed[name][0] is not weight:
-                    self._changed[name] = (weight, torch.nn.Parameter(change(weight.detach()), requires_grad=False))
-                    self._extra_bytes = sum(it.nbytes for _, it in self._changed.values())
+                    self._change(name, weight, change)
                 replaced.append((module, own, weight))
                 module._parameters[own] = self._changed[name][1]
-                self.calls += 1
+                self.calls += name not in self.unchanged
+            if self.unchanged and not self.pairs and len(self.unchanged) == len(self.changes):
+                raise NoEffectError(
+                    f"This LoRA changes nothing: of the {len(self.changes)} weights that it was made for "
+                    f"(`{next(iter(self.changes))}` for one) each stays what it is. Its numbers are zero or do not fit "
+                    f"together, or it was made for another model: use another file."
+                )
             yield
         finally:
             for module, own, weight in replaced:
                 module._parameters[own] = weight
+
+    def _change(self, name: str, weight: torch.nn.Parameter, change: Callable) -> None:
+        changed = torch.nn.Parameter(change(weight.detach()), requires_grad=False)
+        self._changed[name] = (weight, changed)
+        self._extra_bytes = sum(it.nbytes for _, it in self._changed.values())
+        (self.unchanged.discard if is_changed(weight.detach(), changed) else self.unchanged.add)(name)
 
     def path(self) -> str:
         """How it acts, in words; after a run, with the memory that changed weights took."""
@@ -97,7 +113,7 @@ class Branch:
     @contextmanager
     def attached(self, model: torch.nn.Module) -> Iterator[Branch]:
         """Hang the pairs on `model`'s Linears for the duration; whatever stood there is restored, also on errors."""
-        self.calls, self.acted, self._model = 0, set(), model
+        self.calls, self.acted, self.unchanged, self._model = 0, set(), set(), model
         try:
             with wrapped(self._wraps_of(model)):
                 yield self

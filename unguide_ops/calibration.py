@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from . import gate
 
@@ -16,6 +16,7 @@ VERSION = 1
 MOST = 1000  # scores of a group
 QUARTER = 0.25  # of the way to the target; chosen on the `choose` words of the benchmark
 HIGHEST = 1e6  # score; the target's is 1
+LARGEST = 2**16  # pixels of a side
 MISFIT = "This LoRA's gate was calibrated {}: put UnGuide Calibrate behind the LoRA."
 
 Score = Annotated[float, Field(ge=-HIGHEST, le=HIGHEST, allow_inf_nan=False)]
@@ -51,11 +52,23 @@ class Calibration(BaseModel):
 
     version: int = Field(default=VERSION, ge=1, le=VERSION)
     base: str = Field(max_length=100)  # fingerprint of the model's weights
-    width: int = Field(gt=0)  # pixels
-    height: int = Field(gt=0)
-    cfg: float = Field(allow_inf_nan=False)  # of the steps between the levels
-    steps: int = Field(gt=0)  # of the DDIM schedule
+    width: int = Field(gt=0, le=LARGEST)  # pixels
+    height: int = Field(gt=0, le=LARGEST)
+    cfg: float = Field(ge=0, le=1000, allow_inf_nan=False)  # of the steps between the levels
+    steps: int = Field(gt=0, le=1000)  # of the DDIM schedule
     levels: tuple[Level, ...] = Field(min_length=1, max_length=50)
+
+    @model_validator(mode="after")
+    def _levels_fit_together(self) -> Calibration:
+        if len(self.levels) > self.steps:
+            raise ValueError(f"there are {len(self.levels)} `levels` of {self.steps} `steps`: a step has one at most")
+        sigmas = [it.sigma for it in self.levels]
+        if any(later >= before for before, later in zip(sigmas, sigmas[1:], strict=False)):
+            raise ValueError("`sigma` must become smaller from each of the `levels` to the next")
+        sizes = {tuple(map(len, (it.neutral, it.preserved, it.target, it.synonyms))) for it in self.levels}
+        if len(sizes) > 1:
+            raise ValueError("the `levels` must hold scores of the same prompts, so as many of each group")
+        return self
 
     def judge(self, course: Mapping[float, float], false_positive_rate: float) -> gate.Verdict:
         """On a prompt's scores at some noise levels: score, threshold and probability are means over them.

@@ -21,6 +21,7 @@ MOST_PROMPTS = 1000  # of a kind
 MOST_BRACKETS = 100  # that a prompt opens: text encoders read them as weights within weights
 WEIGHT = re.compile(r":([^:()]*)\)")  # as in (these words:1.2)
 HEAVIEST = 100
+MOST_LINES, LONGEST_LINE = 10_000, 10_000  # prompts of a text, and characters of one
 FRAME = {"a", "an", "the", "of", "photo", "picture", "image", "painting", "drawing"}  # words that frame a picture
 
 
@@ -138,6 +139,25 @@ def read_prompt_file(path: Path) -> Concept:
 def lines(text: str) -> tuple[str, ...]:
     """The prompts of a multi-line text, one a line; blank lines are dropped, `""` is the neutral prompt."""
     return tuple("" if line.strip() == '""' else line.strip() for line in text.splitlines() if line.strip())
+
+
+def prompts_in(text: str, name: str) -> tuple[str, ...]:
+    """The prompts in the text of input `name`, one a line.
+
+    Raises ValueError, naming input and limit, for too many, and for what no text encoder takes apart in bounded time
+    and memory.
+    """
+    found = lines(text)
+    if len(found) > MOST_LINES:
+        raise ValueError(f"`{name}` has {len(found)} lines: use at most {MOST_LINES} at once.")
+    for number, line in enumerate(found, 1):
+        try:
+            if len(line) > LONGEST_LINE:
+                raise ValueError(f"has {len(line)} characters: use at most {LONGEST_LINE}")
+            _readable(line)
+        except ValueError as error:
+            raise ValueError(f"`{name}`: line {number} ({brief(line, 40)!r}) {error}.") from None
+    return found
 
 
 def concept_from(preset: str | Path | None, target: str, reference: str, synonyms: str, preserve: str) -> Concept:

@@ -11,8 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .calibration import Calibration
+from .page import for_page
 
 ERASED, UNRELATED, CONTROL = "#d1495b", "#2a7f9e", "#9aa5ad"
+MOST_PROMPTS = 40  # of a chart
 
 
 def to_image(figure: Figure) -> torch.Tensor:
@@ -69,14 +71,21 @@ def calibration_chart(calibration: Calibration, false_positive_rate: float) -> t
 
 
 def _gate_chart(prompts: list[dict], calibration: Calibration | None, threshold: float) -> torch.Tensor:
-    """Above, a line for each group of known prompts and for each prompt; below, the course over the first steps."""
-    prompts = sorted(prompts, key=lambda p: p["score"])
+    """Above, a line for each group of known prompts and for each prompt; below, the course over the first steps.
+
+    Of many prompts those nearest to the threshold are shown, and the others counted.
+    """
+    every = len(prompts)
+    prompts = sorted(prompts, key=lambda p: abs(p["score"] - threshold))[:MOST_PROMPTS]
+    prompts.sort(key=lambda p: p["score"])
     known = _known(calibration) if calibration else []
     number, unit = len(known) + len(prompts), 100 if calibration else 1
     heights = [0.9 + 0.27 * number] + [2.0] * bool(calibration)
     figure = Figure(figsize=(6.4, sum(heights) + 0.3), dpi=100, layout="constrained")
     axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _scores(axes[0], known, prompts, threshold * unit, unit)
+    if every > len(prompts):
+        axes[0].set_ylabel(f"the {len(prompts)} nearest of {every} prompts", fontsize=9)
     if calibration:
         _course(axes[1], calibration, prompts, threshold * unit)
         axes[0].set_xlabel("change by the LoRA, % of the target's")
@@ -131,6 +140,7 @@ def _course(axis, calibration: Calibration, prompts: list[dict], threshold: floa
 
 
 def _short(prompt: str, longest: int = 40) -> str:
+    prompt = for_page(" ".join(prompt[: 2 * longest].split()))
     text = prompt if len(prompt) <= longest else prompt[: longest - 3] + "..."
     return text.replace("$", r"\$") or "(neutral prompt)"
 

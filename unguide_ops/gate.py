@@ -14,9 +14,10 @@ from statistics import fmean, stdev
 import torch
 from scipy.stats import t as student
 
+from .effect import LEAST_EFFECT
+
 CALIBRATED, PAPER = "calibrated", "paper"
 MODES = (CALIBRATED, PAPER)
-LEAST_EFFECT = 1e-5  # of a LoRA on its target's prediction; below is rounding
 NO_NUMBER = (
     "The gate cannot decide: the model or the LoRA predicts what is no number (NaN or infinite). Load the model in "
     "another precision, or train the LoRA again."
@@ -44,6 +45,11 @@ class Verdict:
     def erased(self) -> bool:
         """Does it touch the erased concept?"""
         return self.score > self.threshold
+
+    @property
+    def beyond(self) -> float:
+        """How far the score lies beyond the threshold; negative before it."""
+        return self.score - self.threshold
 
     @property
     def decided(self) -> str:

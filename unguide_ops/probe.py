@@ -74,6 +74,13 @@ class Probe:
             ],
         }  # fmt: skip
 
+    def told(self, most: int) -> list[str]:
+        """The decisions in words, so many at most: those nearest to the threshold, in order, and how many others."""
+        near = {id(it) for it in sorted(self.readings, key=lambda it: abs(it.verdict.beyond))[:most]}
+        words = [self.why(it.prompt, it.verdict) for it in self.readings if id(it) in near]
+        return [*words, *([f"and {len(self.readings) - most} more, farther from the threshold: see the report"]
+                          if len(self.readings) > most else [])]  # fmt: skip
+
     def why(self, prompt: str, it: gate.Verdict) -> str:
         """The decision on a prompt in words."""
         name = prompt or "the empty prompt"

@@ -4,7 +4,8 @@ these are steered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from statistics import fmean
@@ -13,6 +14,7 @@ import torch
 
 from . import gate, host
 from .branch import Branch
+from .effect import LEAST_EFFECT, NoEffectError, apart
 from .guidance import blend, soft_w
 from .lora import ConceptLoRA
 from .probe import TARGET, ProbeSettings, calibration_of
@@ -21,7 +23,8 @@ BOTH_SIDES, POSITIVE_ONLY = "cond and uncond", "cond only"
 SIDES = (BOTH_SIDES, POSITIVE_ONLY)
 STOP, STEER = "stop", "steer"
 ON_DOUBT = (STOP, STEER)
-ROUNDING, HALF = 1e-6, 1e-2  # what equal predictions differ by, and equal texts of which one is kept in half precision
+Predictions = Sequence[torch.Tensor | None]
+HALF = 1e-2  # what equal texts differ by of which one is kept in half precision
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Steered:
         self._doubt = ""  # why no score means anything here
         self._target = f"{TARGET} {id(self)}"
         self._asked = False  # the LoRA, for a picture that is steered
-        self._acts = lora.is_zero  # whether it has been seen to have an effect; one of zeros rightly has none
+        self._acts = False  # whether it has been seen to have an effect
         if known is not None:
             self.course.decisions = [known] * run.pictures
         if self.undecided:
@@ -166,7 +169,7 @@ class Steered:
         own, target = prompt.text(rows), host.text_of(self.run.guider.conds[self._target], rows)
         if own is None or target is None:
             return ""
-        if not (_differs(own, target, HALF) & ~_differs(base, base_target, ROUNDING)).any():
+        if not (apart(own, target, HALF) & ~apart(base, base_target)).any():
             return ""
         return (
             "The gate cannot decide: something else on this MODEL puts its own text in place of every prompt's, of "
@@ -196,8 +199,7 @@ class Steered:
             verdict = calibration_of(self.lora, "give a w").judge(scores, self.settings.false_positive_rate)
         except ValueError as error:
             return in_doubt(self.settings, str(error))
-        beyond = verdict.score - verdict.threshold
-        w = soft_w(beyond, self.settings.softness, self.settings.w_erased, self.settings.w_unrelated)
+        w = soft_w(verdict.beyond, self.settings.softness, self.settings.w_erased, self.settings.w_unrelated)
         return Decision(w, verdict)
 
     def is_alone(self, call: host.Call) -> bool:
@@ -207,11 +209,10 @@ class Steered:
     def alone(self, call: host.Call) -> list[torch.Tensor]:
         """The LoRA's predictions, and the base's for the sides that the LoRA is kept from."""
         self._begin(call)
-        evaluate = call.evaluate if self.settings.sides == BOTH_SIDES else call.evaluate_sides
-        changed = evaluate(self.branch.on)
-        if not self._acts and not self.branch.calls and any(it.any() for it in changed):
-            raise self._no_effect(call)
-        self._acts = self._acts or self.branch.calls > 0
+        both = self.settings.sides == BOTH_SIDES
+        changed = call.evaluate(self.branch.on) if both else call.evaluate_sides(self.branch.on)
+        if not self._acts:
+            self._check(call, self._base_again(call, call.rows), changed, call.rows)
         return changed
 
     def steer(self, call: host.Call, base: list[torch.Tensor], ws: list[float]) -> list[torch.Tensor]:
@@ -221,7 +222,8 @@ class Steered:
         both = self.settings.sides == BOTH_SIDES
         changed = call.evaluate_again(self.branch, self.branch.on, rows, negatives=both)
         if not self._acts or not self.branch.calls:  # not yet seen to act, or its layers were not computed
-            self._check(call, [(b[rows], e[rows]) for b, e in zip(base, changed, strict=True) if e is not None])
+            far = call.is_batched_alike(rows, both) or self._are_apart(base, changed, rows, call.batching_error)
+            self._check(call, base if far else self._base_again(call, rows), changed, rows)
         w = base[0].new_tensor(ws).view(-1, *[1] * (base[0].ndim - 1))
 
         def of(b: torch.Tensor, e: torch.Tensor | None) -> torch.Tensor:
@@ -240,20 +242,37 @@ class Steered:
         if call.step not in self.course.lora_steps:
             self.course.lora_steps.append(call.step)
 
-    def _check(self, call: host.Call, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """The no-effect guard: an error where something keeps the LoRA from acting on predictions (base, LoRA)."""
-        predicted = [(b, e) for b, e in pairs if b.any()]  # zeros: of a cond that counts at other noise levels
-        if predicted and not self.lora.is_zero:
-            if all(torch.equal(b, e) for b, e in predicted):
-                raise self._no_effect(call)
-            self._acts = True
+    def _base_again(self, call: host.Call, rows: Sequence[int]) -> list[torch.Tensor | None]:
+        """The base's predictions, batched as the LoRA's are: where nothing acts they are the same to the bit."""
+        both = self.settings.sides == BOTH_SIDES
+        return call.evaluate_again((self.branch, "base"), nullcontext, rows, negatives=both)
 
-    def _no_effect(self, call: host.Call) -> RuntimeError:
-        some = ", ".join(map(str, list(self.branch.pairs)[:2]))
-        return RuntimeError(
-            f"The concept LoRA had no effect on its layers ({some}, ...) in step {call.step + 1}: something else on "
-            f"this MODEL replaces or fuses them, or answers from what it keeps of an earlier step. Connect UnGuidance "
-            f"to the model before such a patch, or leave that patch out."
+    def _check(self, call: host.Call, base: Predictions, changed: Predictions, rows: Sequence[int]) -> None:
+        """The no-effect guard: an error where something keeps the LoRA from acting on predictions of these rows."""
+        if self._are_apart(base, changed, rows):
+            self._acts = True
+        elif any(b[rows].any() for b, e in zip(base, changed, strict=True) if b is not None and e is not None):
+            raise self._no_effect()  # not zeros: of a cond that counts at other noise levels
+
+    @staticmethod
+    def _are_apart(base: Predictions, changed: Predictions, rows: Sequence[int], share: float = LEAST_EFFECT) -> bool:
+        pairs = ((b, e) for b, e in zip(base, changed, strict=True) if b is not None and e is not None)
+        return any(bool(apart(b[rows], e[rows], share).any()) for b, e in pairs)
+
+    def _no_effect(self) -> NoEffectError:
+        if self.lora.is_zero:
+            return NoEffectError("The concept LoRA changes nothing: its weights are zero. Train it, or use another.")
+        layers = [*map(str, self.branch.pairs), *self.branch.changes]
+        if not layers:
+            return NoEffectError(
+                "The concept LoRA changes nothing: the layers that it was made for have no such weights in this model. "
+                "Use it with the model family that it was made for."
+            )
+        return NoEffectError(
+            f"The concept LoRA had no effect on its layers ({', '.join(layers[:2])}, ...) in step "
+            f"{self.course.lora_steps[-1] + 1}: something else on this MODEL replaces or fuses them, or answers from "
+            f"what it keeps of an earlier step. Connect UnGuidance to the model before such a patch, or leave that "
+            f"patch out. If there is none, the LoRA is too weak, or does not touch this prompt at all."
         )
 
     def check(self) -> None:
@@ -266,7 +285,11 @@ class Steered:
                 f"This picture was to be steered (w = {ws[0]:g}), and the LoRA was never asked: "
                 f"{self._why_not_asked()}."
             )
-        acted = self.branch.acted
+        if ws and not self._acts:
+            raise self._no_effect()
+        acted, unchanged = self.branch.acted, self.branch.unchanged
+        if unchanged:
+            self.course.warnings = [*self.course.warnings, _partly_changed(unchanged, len(self.branch.changes))]
         if acted and (idle := [it for it in self.branch.pairs if it not in acted]):
             self.course.warnings = [*self.course.warnings, _partly(idle, len(self.branch.pairs))]
 
@@ -289,12 +312,13 @@ def _partly(idle: Sequence, layers: int) -> str:
     )
 
 
-def _differs(one: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
-    """For each row [B, ...]: whether they differ by more than this share of their length, or in shape."""
-    if one.shape != other.shape:
-        return torch.ones(len(one), dtype=torch.bool, device=one.device)
-    distance = (one.float() - other.float().to(one.device)).flatten(1).norm(dim=1)
-    return ~(distance <= share * one.float().flatten(1).norm(dim=1))
+def _partly_changed(unchanged: Collection[str], weights: int) -> str:
+    """The warning of a run in which a LoRA left some of its weights as they are."""
+    some = ", ".join(sorted(unchanged)[:2])
+    return (
+        f"Only a part of the LoRA acted: {len(unchanged)} of the {weights} weights that it changes ({some}, ...) stay "
+        f"what they are, as its numbers for them are zero or do not fit. What was to be forgotten may be seen."
+    )
 
 
 def alike(texts: Sequence[torch.Tensor], pictures: int) -> list[list[int]]:

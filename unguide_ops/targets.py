@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
+
+from .patterns import Pattern
+from .strangers import brief
 
 CROSS_ATTENTION = "cross-attention k/v"
 ALL_BUT_CROSS_ATTENTION = "all but cross-attention"
@@ -109,17 +112,17 @@ class Selection:
 def select(model: torch.nn.Module, choice: str, pattern: str = "") -> Selection:
     """The target Linears of a diffusion model.
 
-    CUSTOM are those whose module path matches the regular expression `pattern`, on models of any family. Raises
+    CUSTOM are those in whose module path the `pattern` (`patterns.Pattern`) is found, on models of any family. Raises
     ValueError for another choice on a model whose family is not in the table, and when nothing is left to train.
     """
     linears = _linears(model)
     family = _family(linears)
     if choice == CUSTOM:
-        chosen = {path: it for path, it in linears.items() if pattern and _search(pattern, path)}
+        chosen = {path: linears[path] for path in _matching(pattern, linears)} if pattern else {}
         if not chosen:
             raise ValueError(
-                f"`pattern` is {pattern!r}, and none of the model's {len(linears)} Linears matches it: their names are "
-                f"such as {', '.join(repr(it) for it in _examples(linears))}."
+                f"`pattern` is {brief(pattern)!r}, and none of the model's {len(linears)} Linears matches it: their "
+                f"names are such as {', '.join(repr(it) for it in _examples(linears))}."
             )
         if family:
             return Selection(chosen, naming=family.naming)
@@ -164,11 +167,14 @@ def _linears(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     }
 
 
-def _search(pattern: str, path: str) -> re.Match | None:
+def _matching(pattern: str, paths: Iterable[str]) -> list[str]:
     try:
-        return re.search(pattern, path)
-    except re.error as error:
-        raise ValueError(f"`pattern` is {pattern!r}, which is no regular expression: {error}.") from None
+        found = Pattern(pattern)
+        return [path for path in paths if found.is_in(path)]
+    except ValueError as error:
+        raise ValueError(
+            f"`pattern` is {brief(pattern)!r}, which is no regular expression for layers: {error}."
+        ) from None
 
 
 def _examples(linears: dict) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from dev.environment import ROOT
 from dev.stages import DevError, duration, say
 
-NEEDS = ("recipe",)  # further sections of pins.ini
+NEEDS = ("recipe", "browser")  # further sections of pins.ini
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ablation", nargs="*", metavar="NAME", help="training: classes of the ablation (default: two)"
     )
-    parts = ("faults", "load", "strangers", "fuzz")
+    parts = ("faults", "load", "strangers", "unsteered", "injections", "fuzz")
     parser.add_argument(
         "--only", nargs="+", choices=parts, default=parts, help="reliability: parts of it (default: all)"
     )

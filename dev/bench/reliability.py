@@ -1,4 +1,4 @@
-"""What goes wrong, put to the proof: faults in every phase, load on a server, files from strangers, fuzzing."""
+"""What goes wrong, put to the proof: faults in every phase, load, files and words from strangers, LoRAs, fuzzing."""
 
 from __future__ import annotations
 
@@ -106,6 +106,61 @@ def open_one(number: int, host: Path) -> dict:
     return asdict(strangers.run(strangers.cases()[number], host))
 
 
+def unsteered(workers, each, host: Path, minutes: float) -> dict:
+    """LoRAs of kinds that cannot act, by every way, w and side: whose picture comes unsteered without an error."""
+    found = each(workers, "Unsteered", draw_unfit, [(number, host) for number in range(PARALLEL)])
+    problems = {name: problem for it in found for name, problem in it["problems"].items()}
+    return {
+        "figures": {"unfit_cases": sum(it["cases"] for it in found), "silent_unsteered": len(problems)},
+        "problems": problems,
+    }
+
+
+def draw_unfit(number: int, host: Path) -> dict:
+    """A task for a worker: every so manieth case of `unfit.cases`."""
+    begin(host)
+    import torch
+
+    from dev.reliability import unfit
+    from dev.reliability.stage import stage
+
+    cases = [*unfit.cases(stage().model)][number::PARALLEL]
+    with torch.inference_mode():
+        problems = {case[0]: problem for case in cases if (problem := unfit.run(stage(), *case))}
+    return {"cases": len(cases), "problems": problems}
+
+
+def injections(workers, each, host: Path, minutes: float) -> dict:
+    """Script in every word that a stranger may write, in the page of a server and in reports."""
+    (found,) = each(workers, "Injections", inject, [(host,)])
+    return found
+
+
+def inject(host: Path) -> dict:
+    """A task for a worker: `injections.try_page` on both canvases, and `try_reports`."""
+    begin(host)
+    from dev import browser
+    from dev.environment import make_base
+    from dev.reliability import injections
+    from dev.reliability.stage import stage
+    from dev.server import HostServer
+
+    browser.get()
+    if not browser.find():
+        return {"figures": {}, "problems": {"no browser": browser.ADVICE}}
+    found = injections.Found()
+    with tempfile.TemporaryDirectory() as folder:
+        base, reports = make_base(Path(folder) / "base"), Path(folder) / "reports"
+        reports.mkdir()
+        injections.fill(base, stage().loras / stage().file)
+        with HostServer(host, base) as server, browser.comfy_page(server.url) as comfy:
+            for nodes_2 in (False, True):
+                comfy.open(nodes_2=nodes_2)
+                found.add(injections.try_page(comfy))
+            found.add(injections.try_reports(comfy.page, reports, host))
+    return {"figures": found.figures(), "problems": {str(number): it for number, it in enumerate(found.ran)}}
+
+
 def fuzz(workers, each, host: Path, minutes: float) -> dict:
     """Every parser for so many minutes."""
     from dev.reliability import fuzz
@@ -116,13 +171,15 @@ def fuzz(workers, each, host: Path, minutes: float) -> dict:
     return {"figures": {"fuzz_minutes": minutes * len(counts), "fuzz_crashes": crashes}, "parsers": counts}
 
 
-PARTS = {"faults": faults, "load": load, "strangers": strangers, "fuzz": fuzz}
+PARALLEL = 4  # tasks that the cases of `unfit` are dealt out to
+PARTS = {"faults": faults, "load": load, "strangers": strangers, "unsteered": unsteered, "injections": injections,
+         "fuzz": fuzz}  # fmt: skip
 
 
 def text(whole: dict) -> str:
     """The report as Markdown."""
     lines = ["| figure | value |", "|---|---|", *(f"| `{name}` | {it:g} |" for name, it in whole["figures"].items())]
-    for part in ("faults", "strangers"):
+    for part in ("faults", "strangers", "unsteered", "injections"):
         for name, problem in whole.get(part, {}).get("problems", {}).items():
             lines += ["", f"{part}, {name}: {problem}"]
     for problem in whole.get("load", {}).get("findings", ()):

@@ -6,9 +6,12 @@ It goes on where it was stopped, however it was stopped: see `ledger`. Several d
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import time
 from itertools import chain
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from dev.environment import ROOT
 from dev.stages import DevError, duration, say
@@ -50,7 +53,6 @@ def run(options: argparse.Namespace) -> int:
     """Draw what is not drawn yet; 0 when every row of the list is done."""
     from dev.sweep.crew import crew_of
     from dev.sweep.ledger import Ledger
-    from dev.sweep.report import write_report
 
     began = time.monotonic()
     settings = settings_from(options)
@@ -64,23 +66,36 @@ def run(options: argparse.Namespace) -> int:
             say(f"{before} of {total} pictures are there from before.")
         missing = (job for job in plan.jobs() if not ledger.has(job))
         first = next(missing, None)  # before a model is loaded for nothing
-        failures = []
-        if first is not None:
-            crew = crew_of(settings, options.workers, options.address)
-            failures = draw(ledger, crew, chain([first], missing), total, before)
-        write_report(options.output, ledger, plan)
-        done = total - len(failures)
+        failures: list[tuple] = []
+        try:
+            if first is not None:
+                crew = crew_of(settings, options.workers, options.address)
+                draw(ledger, crew, chain([first], missing), total, before, failures)
+        except (OSError, sqlite3.Error) as error:
+            raise DevError(f"the sweep cannot keep what it draws ({error}): make room, and run it again.") from None
+        finally:  # whatever happened: what is there is reported
+            _report(options.output, ledger, plan)
+        done = sum(map(ledger.has, plan.jobs()))
     for job, error in failures[:MOST_FAILURES]:
         say(f"failed: {job.key}: {error}")
     say(f"{done} of {total} pictures in {duration(time.monotonic() - began)}: {options.output / 'report.html'}")
     return 0 if done == total and not plan.problems else 1
 
 
-def draw(ledger, crew, jobs, total: int, before: int) -> list[tuple]:
-    """Have the jobs done and entered; those that failed, with the reason."""
+def _report(folder: Path, ledger, plan: Plan) -> None:
+    from dev.sweep.report import write_report
+
+    try:
+        write_report(folder, ledger, plan)
+    except (OSError, sqlite3.Error) as error:
+        raise DevError(f"the report cannot be written ({error}): make room, and run the sweep again.") from None
+
+
+def draw(ledger, crew, jobs, total: int, before: int, failures: list[tuple]) -> None:
+    """Have the jobs done and entered; those that failed are added to `failures`, with the reason."""
     from tqdm import tqdm
 
-    failures, row = [], 0
+    row = 0
     with crew, tqdm(total=total, initial=before, unit="picture", smoothing=0.05) as bar:
         for job, drawn in crew.draw(jobs):
             if isinstance(drawn, DevError):  # no row would fare better
@@ -94,7 +109,6 @@ def draw(ledger, crew, jobs, total: int, before: int) -> list[tuple]:
             row = 0
             ledger.enter(job, drawn)
             bar.update()
-    return failures
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -106,5 +120,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
     own = {name: getattr(options, name) for name in Settings.model_fields if hasattr(options, name)}
     judge = options.model == DEMO if options.judge is None else options.judge
     loras = tuple(path.resolve() for path in options.lora)
-    return Settings(**own | {"judge": judge, "loras": loras, "host": options.host, "output": options.output.resolve(),
-                             "list": options.list.resolve()})  # fmt: skip
+    own |= {"judge": judge, "loras": loras, "host": options.host, "output": options.output.resolve(),
+            "list": options.list.resolve()}  # fmt: skip
+    try:
+        return Settings(**own)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DevError(f"--{str(first['loc'][0]).replace('_', '-')} is {first['input']}: {first['msg']}.") from None

@@ -1,6 +1,8 @@
-"""What is done. A picture counts when its line is in the ledger, which is written after the picture itself.
+"""What is done. A picture counts when it is there, whole, says what it is, and has its line in the ledger, which is
+written after it.
 
-Killed in between, the picture is drawn again, the same, in the same place: nothing is lost, nothing is there twice.
+Killed in between, the picture is drawn again, the same, in the same place: nothing is lost, nothing is there twice. The
+picture is the record, the line only its place in the order: what was deleted, emptied or changed is drawn again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dev.stages import DevError
 from dev.sweep.plan import Job, Settings
@@ -30,6 +35,46 @@ class Drawn:
 
     png: bytes
     result: dict
+
+
+class Decided(BaseModel):
+    """What must stand in a decision."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    w: float
+    score: float | None = None
+
+
+class Record(BaseModel):
+    """What must stand in every picture's result, and more may."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    number: int
+    prompt: str
+    seed: int
+    guidance: float
+    lora: str
+    mode: str
+    evaluations: float
+    decisions: list[Decided] = []
+    seen: list[str] = []
+    accuracies: dict[str, float] = {}
+    nudity: dict[str, float] = {}
+
+
+def record_of(path: Path) -> dict | None:
+    """The result that stands in a picture, or None where there is no whole picture with one."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            result = json.loads(image.info["unguide"])
+            image.verify()
+        Record.model_validate(result)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, AttributeError, ValidationError, EOFError,
+            Image.DecompressionBombError):  # fmt: skip
+        return None
+    return result
 
 
 class Ledger:
@@ -66,11 +111,19 @@ class Ledger:
         self._base.close()
 
     def has(self, job: Job) -> bool:
-        """Whether it is done."""
-        return self._base.execute("SELECT 1 FROM drawn WHERE key = ?", (job.key,)).fetchone() is not None
+        """Whether it is done: its picture is there, and its line, which is put right by the picture."""
+        line = self._base.execute("SELECT number, seed, lora, mode FROM drawn WHERE key = ?", (job.key,)).fetchone()
+        own = (job.number, str(job.seed), job.lora, job.mode)
+        result = None if line is None else record_of(self.picture(job.key))
+        its = result and (result["number"], str(result["seed"]), result["lora"], result["mode"])
+        if result is None or its != own or result["prompt"] != job.prompt:
+            return False
+        if line != own:
+            self._write(job, result)
+        return True
 
     def count(self) -> int:
-        """How many are done."""
+        """How many have a line."""
         return self._base.execute("SELECT count(*) FROM drawn").fetchone()[0]
 
     def enter(self, job: Job, drawn: Drawn) -> None:
@@ -80,9 +133,12 @@ class Ledger:
         unfinished = path.with_suffix(".part")
         unfinished.write_bytes(drawn.png)
         os.replace(unfinished, path)
+        self._write(job, drawn.result)
+
+    def _write(self, job: Job, result: dict) -> None:
         self._base.execute(
             "INSERT OR REPLACE INTO drawn VALUES (?, ?, ?, ?, ?, ?)",
-            (job.key, job.number, str(job.seed), job.lora, job.mode, json.dumps(drawn.result, sort_keys=True)),
+            (job.key, job.number, str(job.seed), job.lora, job.mode, json.dumps(result, sort_keys=True)),
         )
 
     def picture(self, key: str) -> Path:
@@ -90,6 +146,7 @@ class Ledger:
         return self.folder / "pictures" / f"{key}.png"
 
     def results(self) -> Iterator[dict]:
-        """All of them, row by row."""
-        for key, text in self._base.execute("SELECT key, result FROM drawn ORDER BY number, seed, lora, mode"):
-            yield {"key": key, **json.loads(text)}
+        """Those of all pictures that are there, row by row."""
+        for (key,) in self._base.execute("SELECT key FROM drawn ORDER BY number, seed, lora, mode"):
+            if isinstance(key, str) and (result := record_of(self.picture(key))) is not None:
+                yield {**result, "key": key}

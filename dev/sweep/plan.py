@@ -30,16 +30,16 @@ class Settings(BaseModel):
     loras: tuple[Path, ...] = ()
     forget: tuple[str, ...] = ()
     modes: tuple[str, ...] = MODES
-    seeds: int = 1
-    offset: int = 0
-    limit: int | None = None
-    steps: int = 20
-    cfg: float = 7.5
+    seeds: int = Field(default=1, ge=1, le=10_000)
+    offset: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    steps: int = Field(default=20, ge=1, le=10_000)
+    cfg: float = Field(default=7.5, ge=0, le=100, allow_inf_nan=False)
     sampler: str = "euler"
     scheduler: str = "normal"
-    width: int = 64
-    height: int = 64
-    paper_seeds: int = 10
+    width: int = Field(default=64, ge=16, le=4096)
+    height: int = Field(default=64, ge=16, le=4096)
+    paper_seeds: int = Field(default=10, ge=1, le=1000)
     negative: str = ""
     judge: bool = True
     clip: str | None = None
@@ -113,6 +113,8 @@ class Plan:
         doubled = {name for name in settings.lora_names if settings.lora_names.count(name) > 1}
         if doubled:
             raise DevError(f"two LoRAs are called {min(doubled)!r}: rename a file.")
+        if unreadable := [name for name in settings.lora_names if not name.isprintable()]:
+            raise DevError(f"a LoRA is called {ascii(unreadable[0])}, which cannot be written: rename its file.")
         if dots := [name for name in settings.lora_names if not name.strip(".")]:
             raise DevError(f"a LoRA called {dots[0]!r} can have no folder for its pictures: rename its file.")
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
+from urllib.parse import quote
 
 from dev.sweep.ledger import Ledger
 from dev.sweep.plan import Plan
@@ -56,6 +57,11 @@ def place(result: dict) -> str:
     return f"pictures/{result['key']}.png"
 
 
+def link(result: dict) -> str:
+    """The same as an address on a page, whatever letters are in it."""
+    return quote(os.fsencode(place(result)))
+
+
 class Group:
     """What a LoRA in a mode came to."""
 
@@ -71,11 +77,11 @@ class Group:
         """One picture more."""
         self.pictures += 1
         self.evaluations += it["evaluations"]
-        self.steered += any(decision["w"] != 1 for decision in it.get("decisions", ()))
+        self.steered += any(decision.get("w", 1) != 1 for decision in it.get("decisions", ()))
         for name in it.get("seen", ()):
             self.seen[name] += 1
         for name, value in it.get("accuracies", {}).items():
-            self.right[name, it["list.part"]].append(value)
+            self.right[name, str(it.get("list.part"))].append(value)
         if "clip_score" in it:
             self.scores.append(it["clip_score"])
         for name, number in it.get("nudity", {}).items():
@@ -118,7 +124,7 @@ def summarised(results: Iterable[dict]) -> list[Group]:
 def by_row(results: Iterable[dict], columns: list[tuple[str, str]]) -> Iterator[dict]:
     """A row of the page: a prompt with a seed, and a cell for each column, or None where there is none."""
     for (_, seed), them in groupby(results, key=lambda it: (it["number"], it["seed"])):
-        cells = {(it["lora"], it["mode"]): {**it, "picture": place(it)} for it in them}
+        cells = {(it["lora"], it["mode"]): {**it, "picture": link(it)} for it in them}
         first = next(iter(cells.values()))
         yield {"prompt": first["prompt"], "seed": seed, "cells": [cells.get(column) for column in columns]}
 
@@ -127,6 +133,9 @@ def by_row(results: Iterable[dict], columns: list[tuple[str, str]]) -> Iterator[
 def _whole(path: Path):
     """A text file that is there whole or not at all."""
     unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
-        yield file
-    os.replace(unfinished, path)
+    try:
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -139,6 +139,17 @@ class Call:
                 predictions = [torch.zeros_like(self.x).index_copy_(0, index, it.to(self.x)) for it in found]
         return [it if chosen else None for it, chosen in zip(predictions, wanted, strict=True)]
 
+    def is_batched_alike(self, rows: Sequence[int], negatives: bool) -> bool:
+        """Whether `evaluate_again` asks for these as `evaluate` does, so that the same gives the same bits."""
+        without = negatives or not any(its and self._is_negative(its) for its in self._conds)
+        return self.has_others or (list(rows) == self.rows and without)
+
+    @property
+    def batching_error(self) -> float:
+        """What equal predictions may differ by, as a share of their length, when they were batched otherwise."""
+        dtype = self.run.guider.model_patcher.model.get_dtype()
+        return torch.finfo(dtype).eps ** 0.5 if dtype.is_floating_point else 1.0
+
     def _chosen(self, wanted: Sequence[bool]) -> list[Conds | None]:
         return [its if it else None for it, its in zip(wanted, self._conds, strict=True)]
 

@@ -14,9 +14,9 @@ import torch
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 
+from ..page import for_page
+
 Interrupted = comfy.model_management.InterruptProcessingException
-NO_TAGS = str.maketrans("<>", "\u2039\u203a")
-"""Progress text is HTML to some front ends, and it may quote prompts and names of files from anywhere."""
 
 
 class Watch:
@@ -102,7 +102,7 @@ def voice_of_node() -> Callable[[str], None]:
     def say(text: str) -> None:
         if context is not None and "server" in sys.modules:  # a host without its server has no one to tell
             server = sys.modules["server"].PromptServer.instance
-            server.send_progress_text(text.translate(NO_TAGS), context.node_id)
+            server.send_progress_text(for_page(text), context.node_id)
 
     return say
 
@@ -115,6 +115,6 @@ def keep_on_node() -> Callable[[str], None]:
         say(text)
         if context is not None and "server" in sys.modules:
             server = sys.modules["server"].PromptServer.instance
-            server.send_sync("unguide.words", {"node": context.node_id, "text": text}, server.client_id)
+            server.send_sync("unguide.words", {"node": context.node_id, "text": for_page(text)}, server.client_id)
 
     return keep

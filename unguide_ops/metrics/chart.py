@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..figures import ERASED, UNRELATED, to_image
+from ..page import for_page
 from .pictures import as_bytes
 
 MOST, ACROSS = 64, 8  # pictures shown, and in a row
@@ -59,5 +60,5 @@ def _show(axis, picture: torch.Tensor, left: float, top: float) -> None:
 
 
 def _short(name: str, longest: int = 22) -> str:
-    name = " ".join(name.split())
+    name = for_page(" ".join(name[: 2 * longest].split()))
     return name if len(name) <= longest else name[: longest - 3] + "..."

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..page import for_page
 from .overall import h0
 
 PARTS = {"acc_e": "erased", "acc_s": "other", "acc_g": "synonym"}
@@ -51,11 +52,11 @@ def overall(readings: Iterable[Mapping], keys: Sequence[str] = (), measure: str 
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, numbers to two places."""
+    """The rows as a Markdown table, numbers to two places; nothing in a cell is markup or ends its row."""
 
     def line(cells: Iterable) -> str:
         texts = (f"{it:.2f}" if isinstance(it, float) else "" if it is None else str(it) for it in cells)
-        return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+        return f"| {' | '.join(for_page(' '.join(text.split())).replace('|', chr(92) + '|') for text in texts)} |"
 
     heads = list(rows[0]) if rows else []
     return "\n".join([line(heads), "|---" * len(heads) + "|", *(line(row.get(head) for head in heads) for row in rows)])
