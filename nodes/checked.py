@@ -87,7 +87,7 @@ def check(it, value) -> None:
                 f"`{it.id}` holds half a character (a lone surrogate) or a NUL: write {brief(value)!r} anew."
             )
     elif isinstance(it, io.Boolean.Input):
-        if not isinstance(value, bool):
+        if type(value).__name__ not in ("bool", "bool_") and not (isinstance(value, Integral) and value in (0, 1)):
             raise ValueError(f"`{it.id}` is {brief(value)}: use true or false.")
     elif isinstance(it, io.Combo.Input) and not isinstance(it.options, Files) and value not in it.options:
         raise ValueError(f"`{it.id}` is {brief(value)!r}: use one of {', '.join(map(repr, it.options))}.")
