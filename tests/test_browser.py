@@ -36,22 +36,37 @@ PICTURES = """(nodes_2) => {
 IDS = [node.GET_SCHEMA().node_id for node in NODES]
 
 
-@pytest.fixture(scope="module", params=["own", "newest"])
-def served(request, tmp_path_factory):
-    """A ComfyUI with its own front end, and with the newest there is."""
+SURROUNDINGS = {
+    f"{front_end} front end, {'Nodes 2.0' if nodes_2 else 'classic canvas'}": (front_end, nodes_2)
+    for front_end in ("own", "newest") for nodes_2 in (False, True)
+}  # fmt: skip
+EVERYWHERE = ("first_workflow", "wrong_input", "every_node")
+"""In the names of tests that run in all surroundings each time; the others do in the first, and are slow elsewhere."""
+
+
+def pytest_generate_tests(metafunc):
+    if "comfy" in metafunc.fixturenames:
+        everywhere = any(it in metafunc.function.__name__ for it in EVERYWHERE)
+        its = [
+            pytest.param(where, id=name, marks=[] if everywhere or not number else pytest.mark.slow)
+            for number, (name, where) in enumerate(SURROUNDINGS.items())
+        ]
+        metafunc.parametrize("comfy", its, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def comfy(request, tmp_path_factory):
+    """The page of a ComfyUI with its own front end or the newest there is, on either canvas."""
+    front_end, nodes_2 = request.param
     newest = ["--front-end-root", str(hosts.FrontEnd(hosts.LATEST).page)]
-    args = newest if request.param == "newest" else []
-    with HostServer(HOST, make_base(tmp_path_factory.mktemp("base")), args=args) as server:
-        server.front_end = request.param
-        yield server
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic canvas", "Nodes 2.0"])
-def comfy(request, served):
-    with browser.comfy_page(served.url) as comfy:
-        comfy.open(nodes_2=request.param)
-        comfy.shots = SHOTS / f"{served.front_end}-{'nodes-2' if request.param else 'classic'}"
-        comfy.nodes_2 = request.param
+    args = newest if front_end == "newest" else []
+    with (
+        HostServer(HOST, make_base(tmp_path_factory.mktemp("base")), args=args) as served,
+        browser.comfy_page(served.url) as comfy,
+    ):
+        comfy.open(nodes_2)
+        comfy.nodes_2, comfy.log = nodes_2, served.log
+        comfy.shots = SHOTS / f"{front_end}-{'nodes-2' if nodes_2 else 'classic'}"
         yield comfy
 
 
@@ -85,8 +100,8 @@ def test_a_workflow_opens_without_complaint_and_sends_what_was_drawn(schemas, co
         assert {name: sent[node]["inputs"][name] for name in it["inputs"]} == it["inputs"]
 
 
-def test_run_on_the_first_workflow_ends_in_pictures_words_and_nothing_in_the_logs(served, comfy):
-    before = len(served.log.read_bytes())
+def test_run_on_the_first_workflow_ends_in_pictures_words_and_nothing_in_the_logs(comfy):
+    before = len(comfy.log.read_bytes())
     comfy.load(file_of("forget-the-cat"))
     comfy.run()
     shows = ("UnGuideTrainLoRA", "UnGuideStabilityProbe", "PreviewImage")
@@ -107,7 +122,7 @@ def test_run_on_the_first_workflow_ends_in_pictures_words_and_nothing_in_the_log
     assert comfy.words() == words
     assert comfy.page.evaluate(PICTURES, comfy.nodes_2) == 1  # the trainer's grid, not its last preview as well
     assert not comfy.page.evaluate(OUTGROWN)
-    log = served.log.read_bytes()[before:].decode(errors="replace")
+    log = comfy.log.read_bytes()[before:].decode(errors="replace")
     assert not [it for it in log.splitlines() if "unguide" in it.lower() and ("warn" in it.lower() or "rror" in it)]
     assert not comfy.ours() and not comfy.dialogs()
 

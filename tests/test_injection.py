@@ -18,7 +18,7 @@ if not browser.find():
     pytest.skip(f"no Chromium on this machine: {browser.ADVICE}", allow_module_level=True)
 
 
-@pytest.fixture(scope="module", params=["own", "newest"])
+@pytest.fixture(scope="module")
 def served(request, tmp_path_factory, trained):
     """A ComfyUI with hostile files in its folders, with its own front end, and with the newest there is."""
     base = make_base(tmp_path_factory.mktemp("base"))
@@ -37,7 +37,17 @@ def test_the_graph_has_every_node():
     assert not {it.GET_SCHEMA().node_id for it in NODES} - types
 
 
-@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic canvas", "Nodes 2.0"])
+@pytest.mark.parametrize(
+    ("served", "nodes_2"),
+    [
+        pytest.param("own", False, id="own front end, classic canvas"),
+        pytest.param("own", True, id="own front end, Nodes 2.0", marks=pytest.mark.slow),
+        pytest.param("newest", False, id="newest front end, classic canvas", marks=pytest.mark.slow),
+        pytest.param("newest", True, id="newest front end, Nodes 2.0"),
+    ],
+    indirect=["served"],
+    scope="module",
+)
 def test_no_words_of_a_stranger_s_are_run_by_the_page(served, nodes_2):
     with browser.comfy_page(served.url) as comfy:
         comfy.open(nodes_2=nodes_2)
