@@ -129,8 +129,11 @@ def wrapped_without_layers(stage: Stage, model):
 
 def replaced_network(stage: Stage, model):
     """Another network of the same weights in the place of the MODEL's own, as packs for TensorRT put one."""
+    from unguide.unguide_ops import host
+
     model = model.clone()
-    model.add_object_patch("diffusion_model", copy.deepcopy(model.get_model_object("diffusion_model")))
+    with host.as_in_its_file(model) as network:  # without what another part has put into it before
+        model.add_object_patch("diffusion_model", copy.deepcopy(network))
     return model
 
 
