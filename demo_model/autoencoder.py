@@ -1,4 +1,4 @@
-"""The embedded model's autoencoder: a linear patch encoder, its transpose, and a small residual net behind it."""
+"""The embedded model's autoencoder: a linear patch encoder, and a linear decoder with a small residual network."""
 
 import torch
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle, silu
@@ -18,10 +18,10 @@ class ResidualBlock(torch.nn.Module):
 
 
 class PatchAutoencoder(torch.nn.Module):
-    """Pixels [B, 3, H, W] in [-1, 1] <-> latent [B, channels, H/patch, W/patch].
+    """From pixels [B, 3, H, W] in [-1, 1] to latents [B, channels, H/patch, W/patch], and back.
 
-    The encoder is a PCA of square patches; the decoder's residual net works at half the picture's resolution and
-    adds what the PCA lost.
+    The encoder is a PCA of square patches; the decoder's residual network works at half the picture's resolution and
+    adds what the PCA has lost.
     """
 
     def __init__(self, channels: int, patch: int, width: int, blocks: int):
@@ -34,11 +34,11 @@ class PatchAutoencoder(torch.nn.Module):
         self.out = torch.nn.Conv2d(width, 12, 3, padding=1)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels -> latent; deterministic."""
+        """The latents of pixels; nothing is random."""
         return self.enc(pixels)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Latent -> pixels."""
+        """The pixels of latents."""
         coarse = self.dec(latent)
         h = self.inp(torch.cat([pixel_unshuffle(coarse, 2), interpolate(latent, scale_factor=self.patch / 2)], 1))
         for block in self.blocks:

@@ -18,16 +18,17 @@ COMMANDS = {
     "gpu": "measure all that only a GPU can tell, in eight minutes; or pack what a machine without a network needs",
     "sweep": "draw a list of prompts by LoRAs and modes; goes on where it was stopped",
     "evaluate": "measure pictures that are there: accuracies, CLIP score, nudity, FID",
-    "workflows": "write the workflows that ship, run each, and make its pictures",
+    "workflows": "open each workflow that ships in a browser, run it, and make its pictures",
     "locales": "write the nodes' English texts, and list translations that do not fit them",
     "archive": "build what the Comfy registry gets, and try it in an empty ComfyUI",
+    "architecture": "draw the picture in docs/architecture.md from the imports in the code",
     "recipe": "remake the embedded model and the judges from icon sets and a sentence model",
 }
 NAME = "python dev"
 
 
 def fail(sentence):
-    """Say what went wrong and end with exit code 2."""
+    """Write the error and end with exit code 2."""
     sys.stderr.write("error: " + sentence + "\n")
     sys.exit(2)
 
@@ -44,36 +45,35 @@ def check_python():
 
 
 def parse(arguments):
-    """The command's module, and its options; `options.extra` are the arguments for another program."""
-    listing = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
-    outer = argparse.ArgumentParser(
+    """The command's module and its options; `options.extra` are arguments for the program that it starts."""
+    listing = "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
         prog=NAME,
         description="Work on the UnGuide node pack.\n\ncommands:\n" + listing,
         epilog=f"The first run sets up `.dev`: some minutes. `{NAME} COMMAND --help` explains a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    outer.add_argument("command", choices=list(COMMANDS), metavar="command", help="one of: " + ", ".join(COMMANDS))
-    outer.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the command")
-    chosen = outer.parse_args(arguments)
-    module = importlib.import_module("dev." + chosen.command)
+    parser.add_argument("command", choices=list(COMMANDS), metavar="command", help="one of: " + ", ".join(COMMANDS))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the command")
+    outer = parser.parse_args(arguments)
+    module = importlib.import_module("dev." + outer.command)
 
     extra_to = getattr(module, "EXTRA", None)
-    title = COMMANDS[chosen.command]
-    inner = argparse.ArgumentParser(
-        prog=NAME + " " + chosen.command,
+    title = COMMANDS[outer.command]
+    parser = argparse.ArgumentParser(
+        prog=NAME + " " + outer.command,
         description=title[0].upper() + title[1:] + ".",
         epilog=f"Other arguments, and all after `--`, go to {extra_to}." if extra_to else None,
         allow_abbrev=False,
     )
-    inner.add_argument("--host", metavar="WHICH", help="ComfyUI to use: newest (the default), oldest, or a folder")
-    inner.add_argument("--torch", metavar="VERSION", help="use this torch instead of the pinned one (5 GB each)")
-    module.add_arguments(inner)
-    rest = chosen.rest
-    cut = rest.index("--") if "--" in rest else len(rest)
-    options, unknown = inner.parse_known_args(rest[:cut])
-    options.extra = unknown + rest[cut + 1 :]
+    parser.add_argument("--host", metavar="WHICH", help="ComfyUI to use: newest (the default), oldest, or a folder")
+    parser.add_argument("--torch", metavar="VERSION", help="use this torch instead of the pinned one (5 GB each)")
+    module.add_arguments(parser)
+    cut = outer.arguments.index("--") if "--" in outer.arguments else len(outer.arguments)
+    options, unknown = parser.parse_known_args(outer.arguments[:cut])
+    options.extra = unknown + outer.arguments[cut + 1 :]
     if options.extra and not extra_to:
-        inner.error("unrecognized arguments: " + " ".join(options.extra))
+        parser.error("unrecognized arguments: " + " ".join(options.extra))
     return module, options
 
 
@@ -81,7 +81,7 @@ def main(arguments):
     """Run one command; returns the exit code."""
     check_python()
     sys.path[0] = os.path.dirname(HERE)  # modules are `dev.x`: a plain `server` would hide the host's
-    from dev import environment, hosts, stages
+    from dev import console, environment, hosts
 
     module, options = parse(arguments)
     try:
@@ -93,11 +93,11 @@ def main(arguments):
             environment.prepare(venv, host, getattr(module, "NEEDS", ()))
             options.host = host.folder
         except OSError as error:
-            raise stages.DevError(environment.explain_os_error(error)) from error
+            raise console.DevError(environment.explain_os_error(error)) from error
         if not venv.inside():
-            return stages.become([str(venv.python), HERE, *arguments])
+            return console.become([str(venv.python), HERE, *arguments])
         return module.run(options)
-    except stages.DevError as error:
+    except console.DevError as error:
         fail(str(error))
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped\n")

@@ -1,4 +1,4 @@
-"""A Chromium for ComfyUI's page: found, or fetched into `.dev`; and the page, opened and driven."""
+"""A Chromium for ComfyUI's page, the machine's own or one fetched into `.dev`; and the page, opened and driven."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dev.console import say
 from dev.environment import HOME
 from dev.server import request
-from dev.stages import say
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 FETCHED = HOME / "browsers"
 ADVICE = "install one (Debian, Ubuntu: apt install chromium), or Google Chrome"
 READY = "() => window.app?.graph && app.vueAppReady !== false && app.extensionManager"
-BUSY = 240_000  # milliseconds that a graph may take
+GRAPH_TIMEOUT = 240_000  # milliseconds
 SETTINGS = {  # no introduction over the canvas, no map on it, words at every distance
     "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }  # fmt: skip
@@ -34,48 +34,47 @@ OVERLAPS = """() => {
 
 
 def find() -> str | None:
-    """The path of a Chromium on this machine."""
+    """The path of a Chromium on this machine, if there is one."""
     installed = next(filter(None, map(shutil.which, NAMES)), None)
     fetched = (path for path in FETCHED.rglob("*") if path.stem in ("chrome-headless-shell", "headless_shell"))
     return installed or next((str(path) for path in fetched if path.is_file()), None)
 
 
 def get() -> None:
-    """Fetch Playwright's own Chromium, without its window, where the machine has none; tests say so if that fails."""
+    """Fetch Playwright's own Chromium, without its window, if the machine has none; tests are skipped if that fails."""
     if find() or (FETCHED / "tried").exists():
         return
     FETCHED.mkdir(parents=True, exist_ok=True)
     say("Fetching a Chromium for the tests of the page, once ...")
     command = [sys.executable, "-m", "playwright", "install", "--only-shell", "chromium"]
+    env = {**os.environ, "PLAYWRIGHT_BROWSERS_PATH": str(FETCHED)}
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            command, env={**os.environ, "PLAYWRIGHT_BROWSERS_PATH": str(FETCHED)}, timeout=300, capture_output=True
-        )
+        subprocess.run(command, env=env, timeout=300, capture_output=True)
     if not find():
         (FETCHED / "tried").touch()
         say(f"  none could be had, so those tests will be skipped: {ADVICE}.")
 
 
 class ComfyPage:
-    """ComfyUI's page: what the tests do with it, and what the browser's console says meanwhile."""
+    """ComfyUI's page in a browser, and `complaints`: the errors and warnings in the browser's console."""
 
     def __init__(self, page: Any, url: str):
         """`page` is Playwright's."""
         self.page, self.url = page, url
         self.complaints: list[str] = []
-        page.on("console", self._heard)
+        page.on("console", self._on_console_message)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
-    def _heard(self, message: Any) -> None:
+    def _on_console_message(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(f"{message.text} ({message.location.get('url', '')})")
 
-    def ours(self) -> list[str]:
-        """The console's complaints about the pack's own files or code; a help page is asked for by language first."""
-        return [it for it in self.complaints if "/extensions/unguide/" in it and "/docs/" not in it]
+    def pack_complaints(self) -> list[str]:
+        """The complaints about the pack's files or code, but for help pages: the page tries other languages first."""
+        return [text for text in self.complaints if "/extensions/unguide/" in text and "/docs/" not in text]
 
     def open(self, nodes_2: bool = False) -> None:
-        """Load it anew, with the classic canvas or Nodes 2.0."""
+        """Load the page anew, with the classic canvas or Nodes 2.0."""
         for name, value in {**SETTINGS, "Comfy.VueNodes.Enabled": nodes_2}.items():
             request(f"{self.url}/settings/{name}", value)
         self.page.goto(self.url)
@@ -83,21 +82,21 @@ class ComfyPage:
         self.page.wait_for_timeout(2000)
 
     def load(self, workflow: Path) -> None:
-        """Open a workflow's file."""
+        """Open the file of a workflow."""
         graph = json.loads(workflow.read_text(encoding="utf-8"))
         self.page.evaluate("graph => app.loadGraphData(graph)", graph)
         self.page.wait_for_timeout(1500)
 
-    def api(self) -> dict:
-        """What the page would send to the server."""
+    def api(self) -> dict[str, dict[str, Any]]:
+        """The open workflow in the API's format, as the page would send it to the server."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def press(self, name: str) -> None:
-        """A button of the page's own."""
+        """Press the button of this name."""
         self.page.get_by_role("button", name=name, exact=True).first.click()
 
     def set(self, node: str, **values: Any) -> None:
-        """Values of a node's widgets, as if typed in."""
+        """Set widgets of the first node of this type, as if typed in."""
         self.page.evaluate(
             """([type, values]) => {
                 const node = app.graph._nodes.find((it) => it.type === type);
@@ -111,11 +110,11 @@ class ComfyPage:
         )
 
     def wait(self, expression: str, *arguments: Any) -> None:
-        """Until a JavaScript function of the page gives something true."""
-        self.page.wait_for_function(expression, arg=list(arguments), timeout=BUSY)
+        """Wait until a JavaScript function of the page returns something true."""
+        self.page.wait_for_function(expression, arg=list(arguments), timeout=GRAPH_TIMEOUT)
 
     def run(self) -> None:
-        """Press Run, and wait until it has succeeded."""
+        """Press Run, and wait until the graph has succeeded."""
         self.page.evaluate("""() => {
             window.succeeded = false;
             app.api.addEventListener("execution_success", () => { window.succeeded = true; }, { once: true });
@@ -124,22 +123,22 @@ class ComfyPage:
         self.wait("() => window.succeeded")
 
     def words(self) -> list[str]:
-        """What stands on our nodes as their results' words (web/words.js)."""
+        """The texts that the pack shows on its nodes as their results (web/words.js)."""
         return self.page.evaluate("""() => app.graph._nodes
             .map((node) => node.widgets?.find((widget) => widget.name === "unguide_words")?.value)
             .filter(Boolean)""")
 
     def dialogs(self) -> list[str]:
-        """The words of open dialogs and error messages."""
+        """The texts of open dialogs and error messages."""
         return self.page.locator("[role=dialog], .p-toast-message-error").all_inner_texts()
 
     def fit(self) -> None:
-        """The whole graph in view."""
+        """Bring the whole graph into view."""
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         self.page.wait_for_timeout(2000)
 
     def shoot(self, path: Path) -> None:
-        """A picture of the page."""
+        """Save a picture of the page."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)
 
@@ -147,7 +146,7 @@ class ComfyPage:
 @contextlib.contextmanager
 def comfy_page(url: str, width: int = 1700, height: int = 950) -> Iterator[ComfyPage]:
     """The page of the ComfyUI at `url` in a browser of its own, so many pixels large; it is still to be opened."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright  # only some commands install it
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find(), args=["--no-sandbox"])

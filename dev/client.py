@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+import aiohttp
+
+from dev.console import DevError
 from dev.server import request
-from dev.stages import DevError
 
 Graph = dict[str, dict[str, Any]]
-PREVIEW, TEXT = 1, 3  # kinds of binary messages
 OnEvent = Callable[[str, dict[str, Any]], None]
+PREVIEW, TEXT = 1, 3  # kinds of binary messages
 
 
 class GraphError(DevError):
@@ -29,21 +31,16 @@ class GraphError(DevError):
     """
 
     def __init__(
-        self,
-        message: str,
-        node_id: str | None = None,
-        class_type: str | None = None,
-        exception_type: str | None = None,
-        traceback: list[str] | None = None,
-    ) -> None:
-        """The sentence, and where it happened."""
+        self, message: str, node_id: str | None = None, class_type: str | None = None,
+        exception_type: str | None = None, traceback: Sequence[str] = ()
+    ) -> None:  # fmt: skip
         super().__init__(message)
         self.node_id, self.class_type, self.exception_type = node_id, class_type, exception_type
-        self.traceback = traceback or []
+        self.traceback = list(traceback)
 
 
 class GraphInterruptedError(GraphError):
-    """Somebody interrupted the graph."""
+    """A graph that was interrupted."""
 
 
 def run_graph(url: str, graph: Graph, on_event: OnEvent | None = None) -> dict[str, dict[str, Any]]:
@@ -54,13 +51,10 @@ def run_graph(url: str, graph: Graph, on_event: OnEvent | None = None) -> dict[s
     host refuses the graph or a node fails, GraphInterruptedError if it is interrupted. If the call is abandoned
     (Ctrl-C, an error in `on_event`), the host stops working on the graph.
     """
-    return asyncio.run(run_graph_async(url, graph, on_event))
+    return asyncio.run(_run_graph(url, graph, on_event))
 
 
-async def run_graph_async(url: str, graph: Graph, on_event: OnEvent | None = None) -> dict[str, dict[str, Any]]:
-    """The same as `run_graph`, to await."""
-    import aiohttp  # here, so that the module can be imported before the environment exists
-
+async def _run_graph(url: str, graph: Graph, on_event: OnEvent | None) -> dict[str, dict[str, Any]]:
     client = uuid.uuid4().hex
     prompt = ""
     try:
@@ -73,8 +67,7 @@ async def run_graph_async(url: str, graph: Graph, on_event: OnEvent | None = Non
                 prompt = reply["prompt_id"]
                 await follow(socket, prompt, graph, on_event)
             async with session.get(f"{url}/history/{prompt}") as answer:
-                outputs: dict[str, dict[str, Any]] = (await answer.json())[prompt]["outputs"]
-                return outputs
+                return (await answer.json())[prompt]["outputs"]
     except aiohttp.ClientError as error:
         raise GraphError(f"no ComfyUI answers at {url} ({error}): start one.") from error
     except GraphError:
@@ -86,44 +79,44 @@ async def run_graph_async(url: str, graph: Graph, on_event: OnEvent | None = Non
         raise
 
 
-async def follow(socket: Any, prompt: str, graph: Graph, on_event: OnEvent | None) -> None:
-    """Read the messages about `prompt` until the host is done with it; raises the error among them."""
-    failure: GraphError | None = None
+async def events(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """The name and data of each message on a ComfyUI's websocket, with `preview` and `progress_text` for binary ones.
+
+    A binary message is four bytes of kind, then what it shows; it does not say which graph it is about.
+    """
     async for message in socket:
-        if not isinstance(message.data, str):
-            if on_event and (shown := shown_meanwhile(message.data)):
-                on_event(*shown)
+        if isinstance(message.data, str):
+            event = json.loads(message.data)
+            yield event["type"], event["data"]
             continue
-        event = json.loads(message.data)
-        name, data = event["type"], event["data"]
-        if data.get("prompt_id") != prompt:
+        kind, body = int.from_bytes(message.data[:4], "big"), message.data[4:]
+        if kind == PREVIEW:
+            yield "preview", {"image": body[4:]}
+        elif kind == TEXT:
+            end = 4 + int.from_bytes(body[:4], "big")
+            yield "progress_text", {"node": body[4:end].decode(), "text": body[end:].decode()}
+
+
+async def follow(socket: aiohttp.ClientWebSocketResponse, prompt: str, graph: Graph, on_event: OnEvent | None) -> None:
+    """Read the messages about `prompt` until the host has ended it; raises the error among them."""
+    failure: GraphError | None = None
+    async for name, data in events(socket):
+        if name not in ("preview", "progress_text") and data.get("prompt_id") != prompt:
             continue
         if on_event:
             on_event(name, data)
         if name == "execution_error":
-            text = data["exception_message"].strip()
-            where = f"node {label(graph, data['node_id'], data['node_type'])}"
-            details = data["node_id"], data["node_type"], data["exception_type"], data["traceback"]
-            failure = GraphError(f"{where} failed: {data['exception_type']}: {text}", *details)
+            node = label(graph, data["node_id"], data["node_type"])
+            text = f"node {node} failed: {data['exception_type']}: {data['exception_message'].strip()}"
+            failure = GraphError(text, *(data[key] for key in ("node_id", "node_type", "exception_type", "traceback")))
         elif name == "execution_interrupted":
-            where = label(graph, data["node_id"], data["node_type"])
-            failure = GraphInterruptedError(f"interrupted in node {where}.", data["node_id"], data["node_type"])
+            node = label(graph, data["node_id"], data["node_type"])
+            failure = GraphInterruptedError(f"interrupted in node {node}.", data["node_id"], data["node_type"])
         elif name == "executing" and data["node"] is None:
             if failure:
                 raise failure
             return
     raise failure or GraphError("ComfyUI ended while it ran the graph: see its log.")
-
-
-def shown_meanwhile(message: bytes) -> tuple[str, dict[str, Any]] | None:
-    """The event in one of the host's binary messages: four bytes of kind, then what it shows."""
-    kind, body = int.from_bytes(message[:4], "big"), message[4:]
-    if kind == PREVIEW:
-        return "preview", {"image": body[4:]}
-    if kind == TEXT:
-        size = int.from_bytes(body[:4], "big")
-        return "progress_text", {"node": body[4 : 4 + size].decode(), "text": body[4 + size :].decode()}
-    return None
 
 
 def refusal(reply: dict[str, Any], graph: Graph) -> GraphError:
@@ -139,19 +132,18 @@ def refusal(reply: dict[str, Any], graph: Graph) -> GraphError:
 
 
 def sentence(error: dict[str, Any]) -> str:
-    """What a validation error says, with its details."""
+    """The message of a validation error, with its details."""
     return f"{error['message']} ({error['details']})" if error.get("details") else str(error["message"])
 
 
 def label(graph: Graph, node_id: str, class_type: str) -> str:
-    """A node's id, with its title or class."""
-    return (
-        f"{node_id} ({class_type}, {title!r})" if (title := title_of(graph, node_id)) else f"{node_id} ({class_type})"
-    )
+    """A node's id with its class, and its title if it has one."""
+    title = title_of(graph, node_id)
+    return f"{node_id} ({class_type}, {title!r})" if title else f"{node_id} ({class_type})"
 
 
 def title_of(graph: Graph, node_id: str) -> str:
-    """The title somebody gave a node, or an empty string."""
+    """The title of a node, or an empty string."""
     return str(graph.get(node_id, {}).get("_meta", {}).get("title", ""))
 
 
@@ -161,7 +153,7 @@ def fetch_image(url: str, image: dict[str, str]) -> bytes:
 
 
 def interrupt(url: str, prompt: str | None = None) -> None:
-    """Stop what the host runs at the moment; with `prompt`, only that one, also where it still waits."""
+    """Stop the graph that the host runs now; with `prompt`, only that one, which may also still wait in the queue."""
     if prompt:
         request(f"{url}/queue", {"delete": [prompt]})
     request(f"{url}/interrupt", {"prompt_id": prompt} if prompt else {})

@@ -1,10 +1,10 @@
-"""The device that tests and measurements run on: the CPU, unless `--device cuda` asked for the host's GPU."""
+"""The device that tests and measurements run on: the CPU, or the host's GPU with `--device cuda`."""
 
 from __future__ import annotations
 
 import os
 
-from dev.stages import DevError
+from dev.console import DevError
 
 CPU, CUDA = "cpu", "cuda"
 DEVICES = (CPU, CUDA)
@@ -23,7 +23,7 @@ def require(device: str) -> None:
     """DevError, in one sentence, if `device` is CUDA and torch finds no GPU that it can use."""
     if device != CUDA:
         return
-    import torch
+    import torch  # the module is imported before the environment exists
 
     if not torch.cuda.is_available():
         raise DevError(

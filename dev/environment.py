@@ -15,33 +15,31 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from dev import hostfiles, pins, stages, torches
+from dev import PACK_NAME, ROOT, console, hostfiles, pins
+from dev.console import DevError
 from dev.hosts import FrontEnd, Host
 from dev.pins import HOME
-from dev.stages import DevError
-from dev.venv import Venv
+from dev.venv import Venv, packages_for
 
-ROOT = Path(__file__).resolve().parent.parent
 VENV = HOME / "venv"
-OTHER = "torch-"  # what the folders of those with another torch begin with
+OTHER_TORCH = "torch-"  # prefix of the folders of environments with another torch
 BASE = HOME / "base"
 SCRATCH = HOME / "tmp"
-PACK_NAME = "unguide"
 BASE_FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user/default")
 DISK_GB = 10 if platform.system() == "Linux" else 3  # Linux wheels of torch bring CUDA along
 
 
 def venv_with(torch: str | None) -> Venv:
-    """The virtual environment with this torch; with none named, that of this process, else that of `pins.ini`."""
+    """The virtual environment with this torch; without one, that of this process, else that of `pins.ini`."""
     running = Path(sys.prefix)
-    if torch is None and running.name.startswith(OTHER) and Venv(HOME / running.name).inside():
-        torch = running.name.removeprefix(OTHER)
+    if torch is None and running.name.startswith(OTHER_TORCH) and Venv(HOME / running.name).inside():
+        torch = running.name.removeprefix(OTHER_TORCH)
     if torch in (None, pins.read()["packages"]["torch"]):
         return Venv(VENV)
-    return Venv(HOME / (OTHER + torch), torches.replaced(torch))
+    return Venv(HOME / (OTHER_TORCH + torch), packages_for(torch))
 
 
 def prepare(venv: Venv, host: Host, needs: Iterable[str] = ()) -> None:
@@ -55,17 +53,21 @@ def prepare(venv: Venv, host: Host, needs: Iterable[str] = ()) -> None:
             set_up(venv, host)
     for section in needs:
         if section.startswith(FrontEnd.PREFIX):
-            add_front_end(venv, FrontEnd(section.removeprefix(FrontEnd.PREFIX)))
-        else:
-            add_packages(venv, section)
+            front_end = FrontEnd(section.removeprefix(FrontEnd.PREFIX))
+            if not front_end.is_there():
+                with lock(), scratch() as env:
+                    install_front_end(venv, front_end, env)
+        elif not venv.has(section):  # it lists what its packages need, too: hence --no-deps
+            with lock():
+                install_packages(venv, section, "--no-deps", f"installing what the {section} needs", os.environ)
     make_base(BASE)
 
 
 def set_up(venv: Venv, host: Host) -> None:
     """Create or update the environment, the host and its front end."""
     began = time.monotonic()
-    stages.say(f"Setting up {HOME}, once:")
-    stages.LOG.unlink(missing_ok=True)
+    console.say(f"Setting up {HOME}, once:")
+    console.LOG.unlink(missing_ok=True)
     with scratch() as env:
         make_venv(venv, env)
         if not host.is_unpacked():
@@ -74,37 +76,23 @@ def set_up(venv: Venv, host: Host) -> None:
             install_front_end(venv, host.front_end, env)
         if not venv.has("packages"):
             venv.unmark()
-            asked = ["install", "--only-binary", ":all:", "--progress-bar", "off", *venv.packages("packages")]
-            stages.run("installing torch and the other packages", [*venv.pip, *asked], env)
-            venv.mark("packages")
-    stages.say(f"Done in {stages.duration(time.monotonic() - began)}.")
+            install_packages(venv, "packages", "--only-binary=:all:", "installing torch and the other packages", env)
+    console.say(f"Done in {console.duration(time.monotonic() - began)}.")
 
 
-def add_packages(venv: Venv, section: str) -> None:
-    """Install a further section of `pins.ini`, as it stands: it lists what its packages need, too."""
-    if venv.has(section):
-        return
-    with lock():
-        asked = ["install", "--no-deps", "--progress-bar", "off", *venv.packages(section)]
-        stages.run(f"installing what the {section} needs", [*venv.pip, *asked], os.environ)
-        venv.mark(section)
+def install_packages(venv: Venv, section: str, option: str, title: str, env: Mapping[str, str]) -> None:
+    """Install the packages of a section of `pins.ini`."""
+    console.run(title, [*venv.pip, "install", option, "--progress-bar", "off", *venv.packages(section)], env)
+    venv.mark(section)
 
 
-def add_front_end(venv: Venv, front_end: FrontEnd) -> None:
-    """Install one that no host brings along."""
-    if front_end.is_there():
-        return
-    with lock(), scratch() as env:
-        install_front_end(venv, front_end, env)
-
-
-def install_front_end(venv: Venv, front_end: FrontEnd, env: dict[str, str]) -> None:
-    """Into its folder."""
+def install_front_end(venv: Venv, front_end: FrontEnd, env: Mapping[str, str]) -> None:
+    """Install a front end into its folder."""
     hostfiles.install_front_end(venv.packages(front_end.section), front_end.folder, SCRATCH, venv.pip, env)
 
 
-def make_venv(venv: Venv, env: dict[str, str]) -> None:
-    """Make an empty virtual environment, unless a complete one, of whatever pins, is there."""
+def make_venv(venv: Venv, env: Mapping[str, str]) -> None:
+    """Make an empty virtual environment, unless there is a complete one, whatever its pins."""
     if venv.was_complete():
         return
     if venv.inside():
@@ -112,8 +100,8 @@ def make_venv(venv: Venv, env: dict[str, str]) -> None:
     if not venv.folder.exists():
         check_space()
     venv.unmark()
-    stages.run("creating a virtual environment", [sys.executable, "-m", "venv", "--clear", str(venv.folder)], env)
-    check_space()  # now that what an interrupted set-up left is gone
+    console.run("creating a virtual environment", [sys.executable, "-m", "venv", "--clear", str(venv.folder)], env)
+    check_space()  # now that the remains of an interrupted set-up are gone
 
 
 def make_folders(base: Path) -> None:
@@ -143,20 +131,20 @@ def make_base(base: Path) -> Path:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[dict[str, str]]:
-    """An empty folder for downloads, on the same disk as the result, where a system's /tmp may be small.
+    """An empty folder for downloads on the same disk as the result, as a system's /tmp may be small.
 
-    Yields the environment of a command that uses it.
+    Yields the environment variables of a command that uses it.
     """
     shutil.rmtree(SCRATCH, ignore_errors=True)
     SCRATCH.mkdir()
     try:
-        yield {**os.environ, "TMPDIR": str(SCRATCH), "TEMP": str(SCRATCH), "TMP": str(SCRATCH)}
+        yield {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(SCRATCH))}
     finally:
         shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
 def check_space() -> None:
-    """Refuse to start a download for which there is no room."""
+    """Refuse to start a download for which the disk has no room."""
     free = shutil.disk_usage(HOME).free / 1e9
     if free < DISK_GB:
         raise DevError(f"the disk of {HOME} has {free:.1f} GB free, but the set-up needs {DISK_GB} GB: make room.")
@@ -166,23 +154,23 @@ def explain_os_error(error: OSError) -> str:
     """A sentence for a set-up that the file system refused."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk with {HOME} is full: make room (about {DISK_GB} GB) and run the command again."
-    where = f" ({error.filename})" if error.filename else ""
-    return f"the set-up in {HOME} failed: {error.strerror or error}{where}: put that right and run it again."
+    file = f" ({error.filename})" if error.filename else ""
+    return f"the set-up in {HOME} failed: {error.strerror or error}{file}: put that right and run it again."
 
 
 @contextlib.contextmanager
 def lock() -> Iterator[None]:
-    """Let one set-up at a time in; pip inherits the lock, so a pip left behind still holds it."""
+    """Admit one set-up at a time; pip inherits the lock, so a pip left behind still holds it."""
     if os.name == "nt":
         yield
         return
-    import fcntl
+    import fcntl  # not on Windows
 
     with open(HOME / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            stages.say("Waiting for another set-up in .dev to end ...")
+            console.say("Waiting for another set-up in .dev to end ...")
             fcntl.flock(file, fcntl.LOCK_EX)
         os.set_inheritable(file.fileno(), True)
         yield

@@ -1,4 +1,4 @@
-"""`python dev evaluate FOLDER`: the measures of docs/evaluation.md on pictures that are there already."""
+"""`python dev evaluate FOLDER`: the measures of docs/evaluation.md on pictures that exist already."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from dev.stages import DevError, say
+from dev.console import DevError, say
 
 NEEDS = ("evaluate",)
 MEASURES = ("recognised", "probability_of_expected", "clip_score", "exposed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `evaluate`."""
+    """Add the options of `evaluate`."""
     parser.add_argument("pictures", type=Path, help="a folder of pictures, all of one class or prompt")
     parser.add_argument("--expected", metavar="CLASS", help="count the pictures of this class")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="among these (default: the ten of CIFAR-10)")
@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print, write."""
+    """Print the summary as a table, and write all as JSON if `--output` asks for it."""
+    from unguide.unguide_ops.metrics.tables import markdown  # not above: --help runs before the environment exists
+
     try:
         report = measure(options)
     except (ValueError, ImportError) as error:
@@ -34,22 +36,20 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    from unguide_ops.metrics.tables import markdown
-
     say(markdown([report["summary"]]))
     return 0
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """`summary` and, where something is said of each picture, `pictures`."""
-    from dev.judge import SIDE, Judge
-    from unguide_ops.metrics.clip import Clip
-    from unguide_ops.metrics.distance import clip_fid, fid
-    from unguide_ops.metrics.pictures import resized
-    from unguide_ops.metrics.tables import means
+    """`summary`, and `pictures`, a reading of each picture if one was asked for."""
+    from unguide.demo_model.judges import SIDE, Judge
+    from unguide.unguide_ops.metrics.clip import Clip
+    from unguide.unguide_ops.metrics.fid import clip_fid, fid
+    from unguide.unguide_ops.metrics.pictures import resized
+    from unguide.unguide_ops.metrics.tables import means
 
     clip = Clip(options.clip) if options.clip else None
-    readings = read(options, clip) if options.expected or options.prompt or options.nudity else []
+    readings = read_pictures(options, clip) if options.expected or options.prompt or options.nudity else []
     rows = means(readings, ["expected"], MEASURES)
     summary = {name: value for name, value in rows[0].items() if value not in (None, "")} if rows else {}
     if options.real and clip:
@@ -57,31 +57,32 @@ def measure(options: argparse.Namespace) -> dict:
     elif options.real:
         judge = Judge()
         summary["FID by a judge's features"] = fid(
-            options.pictures, options.real, lambda them: judge.features(resized(them, SIDE))
+            options.pictures, options.real, lambda pictures: judge.features(resized(pictures, SIDE))
         )
     if not summary:
         raise DevError("nothing to measure: add --expected CLASS, --prompt with --clip, --nudity, or --real FOLDER.")
     return {"summary": summary, "pictures": readings}
 
 
-def read(options: argparse.Namespace, clip) -> list[dict]:
-    """What is said of each picture, by its file."""
-    from dev.judge import Panel
-    from unguide_ops.metrics import TEN
-    from unguide_ops.metrics.classifiers import Committee
-    from unguide_ops.metrics.clip import ZeroShot
-    from unguide_ops.metrics.evaluation import evaluate
-    from unguide_ops.metrics.pictures import batches, picture_files
+def read_pictures(options: argparse.Namespace, clip) -> list[dict]:
+    """A reading of each picture, with its file name; without `--expected` none of what an expected class gives."""
+    from unguide.demo_model.judges import JudgePair
+    from unguide.unguide_ops.metrics import TEN
+    from unguide.unguide_ops.metrics.classifiers import Ensemble
+    from unguide.unguide_ops.metrics.clip import ZeroShot
+    from unguide.unguide_ops.metrics.evaluation import evaluate
+    from unguide.unguide_ops.metrics.pictures import batches, picture_files
 
     classes = options.classes or list(TEN)
-    expected = options.expected or classes[0]
-    classifier = ZeroShot(clip, classes) if clip else Committee(*Panel().committee())
+    classifier = ZeroShot(clip, classes) if clip else Ensemble(*JudgePair().ensemble_arguments())
     files = picture_files(options.pictures)
     if not files:
         raise DevError(f"{options.pictures} holds no pictures: name a folder with PNG, JPEG or WebP files.")
     readings: list[dict] = []
     for batch in batches(files):
-        its = evaluate(batch, classifier, classes, expected, prompt=options.prompt, clip=clip, nudity=options.nudity)
-        readings += its["pictures"]
-    without = {"expected": "", "recognised": None, "probability_of_expected": None} if not options.expected else {}
-    return [{"file": file.name, **it, **without} for file, it in zip(files, readings, strict=True)]
+        readings += evaluate(
+            batch, classifier, classes, options.expected or classes[0],
+            prompt=options.prompt, clip=clip, nudity=options.nudity,
+        )["pictures"]  # fmt: skip
+    unasked = {} if options.expected else {"expected": "", "recognised": None, "probability_of_expected": None}
+    return [{"file": file.name, **reading, **unasked} for file, reading in zip(files, readings, strict=True)]

@@ -11,7 +11,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Wait for the pipe to close, which even a killed parent does, and take the whole process group along."""
+    """Wait for the pipe to close, which happens even if the parent is killed, and end the whole process group."""
     os.read(sys.stdin.fileno(), 1)
     if os.name == "posix":
         os.killpg(0, signal.SIGKILL)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from dev.console import DevError, say
 from dev.environment import BASE
 from dev.server import HostServer
-from dev.stages import DevError, say
 
 EXTRA = "ComfyUI's main.py"
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C; a host that ends by itself is an error."""
+    """Serve until Ctrl-C; DevError if the host ends by itself."""
     say("Starting ComfyUI ...")
     with HostServer(options.host, BASE, port=options.port, device=options.device, args=options.extra) as server:
         server.require_nodes(["UnGuidance"])

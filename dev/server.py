@@ -1,4 +1,4 @@
-"""A ComfyUI of our own: started as a subprocess, waited for, asked simple things, and stopped reliably."""
+"""A ComfyUI server that is started as a subprocess, waited for, and stopped reliably; and plain HTTP requests to it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dev import hosts
+from dev.console import DevError
 from dev.device import CPU, chosen
-from dev.stages import DevError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 ADDRESS = "127.0.0.1"
@@ -28,6 +27,11 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a prox
 
 class PortTakenError(DevError):
     """Another program listens on the port."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(
+            f"port {port} is taken by another program: stop that, or choose another port (0: any free one)."
+        )
 
 
 class HostServer:
@@ -39,32 +43,19 @@ class HostServer:
     """
 
     def __init__(
-        self,
-        host: Path | str,
-        base: Path | str,
-        *,
-        port: int = 0,
-        device: str | None = None,
-        args: Sequence[str] = (),
-        python: str = sys.executable,
-        log: Path | None = None,
-        timeout: float = 120,
-    ) -> None:
+        self, host: Path | str, base: Path | str, *, port: int = 0, device: str | None = None, args: Sequence[str] = (),
+        python: str = sys.executable, log: Path | None = None, timeout: float = 120
+    ) -> None:  # fmt: skip
         """Only remembers the settings: `with` starts the host."""
-        self.host, self.base, self.args, self.python = (
-            Path(host).resolve(),
-            Path(base).resolve(),
-            args,
-            python,
-        )
-        self.wanted_port, self.device, self.timeout = port, device or chosen(), timeout
+        self.host, self.base, self.args, self.python = Path(host).resolve(), Path(base).resolve(), args, python
+        self.fixed_port, self.device, self.timeout = port, device or chosen(), timeout
         self.log = log or self.base / "host.log"
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Where the host answers, without a slash at the end."""
+        """The server's address, without a slash at the end."""
         return f"http://{ADDRESS}:{self.port}"
 
     def __enter__(self) -> HostServer:
@@ -72,7 +63,7 @@ class HostServer:
         if not (self.host / "main.py").is_file():
             raise DevError(f"{self.host} is not a ComfyUI folder: name the one that holds its main.py.")
         for attempt in range(3):
-            self.port = self.wanted_port or free_port()
+            self.port = self.fixed_port or free_port()
             try:
                 check_port(self.port)
                 self._start()
@@ -80,7 +71,7 @@ class HostServer:
                 return self
             except BaseException as error:
                 self.stop()
-                if not isinstance(error, PortTakenError) or self.wanted_port or attempt == 2:
+                if not isinstance(error, PortTakenError) or self.fixed_port or attempt == 2:
                     raise  # else another program was faster to take the free port: try the next one
         raise AssertionError("unreachable")
 
@@ -89,7 +80,10 @@ class HostServer:
         self.stop()
 
     def _start(self) -> None:
-        command = [self.python, str(LAUNCHER), str(self.host / "main.py"), *self._arguments()]
+        fixed = ["--base-directory", str(self.base), "--port", str(self.port), "--disable-auto-launch",
+                 "--database-url", f"sqlite:///{self.base.as_posix()}/user/comfyui.db"]  # fmt: skip
+        on_cpu = ["--cpu"] if self.device == CPU else []
+        command = [self.python, str(LAUNCHER), str(self.host / "main.py"), *fixed, *on_cpu, *self.args]
         dropped = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "pythonpath")
         env = {name: value for name, value in os.environ.items() if name.lower() not in dropped}
         env.update(PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8", PYTHONPATH=str(hosts.at(self.host).front_end.folder))
@@ -101,46 +95,38 @@ class HostServer:
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self.base, env=env, **new_group
             )
 
-    def _arguments(self) -> list[str]:
-        database = f"sqlite:///{self.base.as_posix()}/user/comfyui.db"
-        fixed = ["--base-directory", str(self.base), "--port", str(self.port), "--database-url", database]
-        device = ["--cpu"] if self.device == CPU else []
-        return [*fixed, "--disable-auto-launch", *device, *self.args]
-
     def _wait_until_ready(self) -> None:
         began = time.monotonic()
         while time.monotonic() - began < self.timeout:
             if self.process is None or self.process.poll() is not None:
                 tail = self.log_tail()
                 if any(sign.lower() in tail.lower() for sign in PORT_TAKEN):
-                    raise PortTakenError(port_sentence(self.port))
+                    raise PortTakenError(self.port)
                 raise DevError(f"ComfyUI ended while starting; the end of {self.log}:\n{tail}")
             with contextlib.suppress(OSError, ValueError):
                 stats = json.loads(request(f"{self.url}/system_stats", timeout=5))
                 if str(self.base) not in stats["system"]["argv"]:
-                    raise PortTakenError(port_sentence(self.port))
+                    raise PortTakenError(self.port)
                 return
             time.sleep(0.2)
         raise DevError(f"ComfyUI did not answer within {self.timeout:.0f} s; the end of {self.log}:\n{self.log_tail()}")
 
     def schemas(self) -> dict[str, dict]:
-        """What each node that the host offers takes and gives, by its id."""
-        offered: dict[str, dict] = json.loads(request(f"{self.url}/object_info"))
-        return offered
+        """Inputs, outputs and texts of each node that the host offers, by its id."""
+        return json.loads(request(f"{self.url}/object_info"))
 
     def require_nodes(self, ids: Iterable[str]) -> None:
-        """DevError, with what the log says about it, unless the host offers all these node ids."""
-        offered = self.schemas()
-        missing = [name for name in ids if name not in offered]
-        if missing:
+        """DevError, with the log's lines on failed imports, unless the host offers all these node ids."""
+        schemas = self.schemas()
+        if missing := [name for name in ids if name not in schemas]:
             raise DevError(f"ComfyUI lacks {', '.join(missing)}; its log says:\n{self._import_errors()}")
 
     def _import_errors(self) -> str:
-        said: list[str] = []
+        traceback: list[str] = []
         for line in self.log_tail(10_000).splitlines():
-            said = [line] if line.startswith("Traceback") else [*said, line]
+            traceback = [line] if line.startswith("Traceback") else [*traceback, line]
             if line.startswith("Cannot import") and "custom_nodes" in line:
-                return "\n".join(said)
+                return "\n".join(traceback)
         return "nothing about it"
 
     def log_tail(self, lines: int = 20) -> str:
@@ -174,11 +160,11 @@ class HostServer:
 
 
 def signal_group(process: subprocess.Popen[bytes], force: bool) -> None:
-    """Ask, or force, a process and its children to end."""
+    """Tell a process and its children to end, or force them to."""
     if process.poll() is not None:
         return
     if sys.platform == "win32":
-        tree = ["taskkill", "/T", "/F", "/PID", str(process.pid)]  # there is no asking without a console
+        tree = ["taskkill", "/T", "/F", "/PID", str(process.pid)]  # without a console, only force works
         subprocess.run(tree, capture_output=True, check=False)
     else:
         with contextlib.suppress(ProcessLookupError):
@@ -190,17 +176,11 @@ def request(url: str, payload: object = None, timeout: float = 60) -> bytes:
     data = None if payload is None else json.dumps(payload).encode()
     message = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     with _opener.open(message, timeout=timeout) as answer:
-        body: bytes = answer.read()
-        return body
-
-
-def port_sentence(port: int) -> str:
-    """What to do about a taken port."""
-    return f"port {port} is taken by another program: stop that, or choose another port (0: any free one)."
+        return answer.read()
 
 
 def check_port(port: int) -> None:
-    """PortTakenError if something listens on `port`."""
+    """PortTakenError if something listens on `port`, DevError if it is not a port that may be used."""
     with socket.socket() as probe:
         if os.name == "posix":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free, too
@@ -211,12 +191,11 @@ def check_port(port: int) -> None:
         except OverflowError:
             raise DevError(f"{port} is not a port: choose one from 1024 to 65535, or 0 for any free one.") from None
         except OSError:
-            raise PortTakenError(port_sentence(port)) from None
+            raise PortTakenError(port) from None
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
+    """A port that no program listens on at this moment."""
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return probe.getsockname()[1]

@@ -1,55 +1,60 @@
-"""A virtual environment of the pinned packages, or of these with another torch."""
+"""A virtual environment of the pinned packages, or of these with another torch (`python dev ... --torch VERSION`)."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dev import pins
+from dev.console import DevError
+
+OLDEST_TORCH = (2, 4)  # ComfyUI 0.3.75 warns of older ones, and loads files with them that can run code
+LAST_AUDIO = (2, 11, 0)  # the last torchaudio; it is for every later torch as well
 
 
 @dataclass(frozen=True)
 class Venv:
-    """Where it lies, and which packages it has in other versions than `pins.ini` says."""
+    """The folder of the environment, and the packages (name -> version) that differ from `pins.ini`."""
 
     folder: Path
     replaced: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def python(self) -> Path:
-        """Its Python."""
+        """The Python of the environment."""
         return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
     @property
     def pip(self) -> list[str]:
-        """Its pip, as the start of a command."""
+        """The start of a command for the environment's pip."""
         return [str(self.python), "-m", "pip", "--no-input", "--disable-pip-version-check"]
 
     def inside(self) -> bool:
-        """Whether this very process runs under its Python."""
+        """Whether this process runs under the environment's Python."""
         return self.folder.is_dir() and os.path.samefile(sys.prefix, self.folder)
 
     def packages(self, section: str) -> list[str]:
-        """The packages of a section of `pins.ini`, as pip is asked for them."""
+        """The packages of a section of `pins.ini` as arguments of `pip install`."""
         return [f"{name}=={self.replaced.get(name, version)}" for name, version in pins.read()[section].items()]
 
     def has(self, section: str) -> bool:
-        """Whether a section's packages were installed, completely, in the versions that it takes now."""
+        """Whether all packages of a section are installed in the versions that it names now."""
         return self.python.exists() and pins.stamped(self.folder, self._stamp, _suffix(section))
 
     def mark(self, section: str) -> None:
-        """Note that a section's packages are installed."""
+        """Note that the packages of a section are installed."""
         pins.write_stamp(self.folder, self._stamp, _suffix(section))
 
     def unmark(self) -> None:
-        """Before it is made or changed: interrupted now, it is made anew."""
+        """Note that the environment is about to change: if that is interrupted, it is made anew."""
         (self.folder / pins.STAMP).unlink(missing_ok=True)
 
     def was_complete(self) -> bool:
-        """Whether it has had all the packages that every command needs, in whatever versions."""
+        """Whether all packages that every command needs were installed once, in whatever versions."""
         return self.python.exists() and (self.folder / pins.STAMP).is_file()
 
     @property
@@ -59,3 +64,16 @@ class Venv:
 
 def _suffix(section: str) -> str:
     return "" if section == "packages" else section
+
+
+def packages_for(torch: str) -> dict[str, str]:
+    """The versions of torch 2.N.P and what is built for it: torchvision 0.(N + 15).P, torchaudio 2.N.P or LAST_AUDIO.
+
+    DevError if `torch` does not name a release, or one that is too old. Whether the release exists, only pip knows.
+    """
+    release = re.fullmatch(r"(2)\.(\d+)\.(\d+)", torch)
+    if not release or (int(release[1]), int(release[2])) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise DevError(f"`--torch {torch}` is no release of torch since {oldest}: name one in full, as 2.7.1.")
+    vision, audio = f"0.{int(release[2]) + 15}.{release[3]}", min(tuple(map(int, release.groups())), LAST_AUDIO)
+    return {"torch": torch, "torchvision": vision, "torchaudio": ".".join(map(str, audio))}

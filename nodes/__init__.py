@@ -1,4 +1,4 @@
-"""What an artist sees: schema, tooltips, and one call into unguide_ops each."""
+"""The pack's nodes: each has a schema with its tooltips, and an `execute` that calls one function of unguide_ops."""
 
 from .calibrate import UnGuideCalibrate
 from .concept import UnGuideConcept

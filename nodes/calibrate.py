@@ -1,20 +1,23 @@
-"""The gate's calibration as a node."""
+"""The node that calibrates a LoRA's gate."""
+
+from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..unguide_ops import calibrate as calibrating
-from ..unguide_ops import figures, host
+from ..unguide_ops import host, plots
 from ..unguide_ops.concept import Concept, EncodedConcept
-from ..unguide_ops.probe import ProbeSettings
+from ..unguide_ops.concept_lora import ConceptLoRA
+from ..unguide_ops.gate.calibrate import CAPTIONS, CFG, calibrate
+from ..unguide_ops.gate.probe import ProbeConfig
 from .checked import CheckedNode
-from .sockets import CATEGORY, ConceptSocket, LoRASocket, folded, seed_input, size_inputs
+from .inputs import CATEGORY, ConceptSocket, LoRASocket, advanced, seed_input, size_inputs
 
 
 class UnGuideCalibrate(CheckedNode):
-    """Measure what the gate needs to know of a LoRA."""
+    """Measure the scores of prompts whose meaning is known, and store them with the LoRA."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         """Node schema."""
         return io.Schema(
             node_id="UnGuideCalibrate",
@@ -22,26 +25,26 @@ class UnGuideCalibrate(CheckedNode):
             category=CATEGORY,
             is_output_node=True,
             description="Measures how a concept LoRA changes prompts whose meaning is known, so that the gate can tell "
-            "others apart. UnGuide Train LoRA does it at its end: this is for another base model or picture size, and "
-            "for LoRAs made elsewhere. Save the result to keep it.",
+            "others apart. UnGuide Train LoRA does this at its end: use this node for another base model or picture "
+            "size, and for LoRAs made elsewhere. Save the result to keep it.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model that pictures are made with, without the LoRA."),
                 LoRASocket.Input("lora", tooltip="The LoRA to calibrate."),
                 io.Clip.Input("clip", tooltip="The same checkpoint's text encoder."),
                 *size_inputs("the pictures to be made"),
                 io.Float.Input(
-                    "cfg", default=calibrating.CFG, min=0.0, max=100.0, step=0.1,
-                    tooltip="Guidance of the pictures to be made.",
+                    "cfg", default=CFG, min=0.0, max=100.0, step=0.1,
+                    tooltip="Guidance scale of the pictures to be made.",
                 ),
-                seed_input("Of the noise that they are looked at with."),
+                seed_input("The seed of the noise that the prompts are measured with."),
                 ConceptSocket.Input(
                     "concept", optional=True,
                     tooltip="What the LoRA forgets, from UnGuide Concept: needed for LoRAs made elsewhere.",
                 ),
-                *folded(
+                *advanced(
                     io.Int.Input(
-                        "captions", default=calibrating.CAPTIONS, min=3, max=101, optional=True,
-                        tooltip="Everyday captions to look at, at most: more are steadier and take longer.",
+                        "captions", default=CAPTIONS, min=3, max=101, optional=True,
+                        tooltip="How many everyday captions to measure at most: more are steadier and take longer.",
                     ),
                 ),
             ],
@@ -52,8 +55,10 @@ class UnGuideCalibrate(CheckedNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, lora, clip, concept=None, **settings) -> io.NodeOutput:
-        """The calibrated LoRA and the chart of its scores."""
+    def execute(
+        cls, model: host.Model, lora: ConceptLoRA, clip: host.Clip, concept: EncodedConcept | None = None, **settings
+    ) -> io.NodeOutput:
+        """Return the calibrated LoRA and the chart of its scores."""
         if concept is None:
             if not lora.concept:
                 raise ValueError(
@@ -61,6 +66,6 @@ class UnGuideCalibrate(CheckedNode):
                     "prompt and its synonyms."
                 )
             concept = EncodedConcept(Concept.model_validate(lora.concept), {}, lambda prompt: host.encode(clip, prompt))
-        calibrated, _ = calibrating.calibrate(model, lora, concept, **settings)
-        chart = figures.calibration_chart(calibrated.calibration, ProbeSettings.false_positive_rate)
+        calibrated, _ = calibrate(model, lora, concept, **settings)
+        chart = plots.calibration_chart(calibrated.calibration, ProbeConfig.false_positive_rate)
         return io.NodeOutput(calibrated, chart, ui=ui.PreviewImage(chart, cls=cls))

@@ -1,6 +1,6 @@
-"""What all nodes have in common: inputs within their own limits, whoever gives them, and words that are no markup.
+"""The base class of all nodes: it checks inputs against the node's limits, and takes markup out of texts.
 
-ComfyUI holds only what is typed in against a node's limits: what comes by a link passes.
+ComfyUI checks only what is typed in; values that come by a link are passed on unchecked.
 """
 
 from __future__ import annotations
@@ -9,96 +9,106 @@ import functools
 import inspect
 import logging
 import math
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..unguide_ops.page import for_page, is_safe
-from ..unguide_ops.strangers import brief
+from ..unguide_ops.safe_text import is_plain, printable, without_markup
 
 LOGGER = logging.getLogger("unguide")
 LONGEST_TEXT = 1_000_000  # characters
-HALVES = ("\ud800", "\udfff")  # the first and the last that are half a character
+SURROGATES = ("\ud800", "\udfff")  # the first and the last half of a character
 
 
-class Files(list):
-    """A combo's options of which some are names of files: without those that a page might take for markup.
+class FileOptions(list):
+    """Options of a combo that are names of files, without those that a page could take for markup.
 
-    Whether a chosen file is there is looked at when it is opened.
+    A choice is not checked against them: that the file exists is checked when it is opened.
     """
 
-    def __init__(self, names):
-        super().__init__(filter(is_safe, names))
-        if left_out := [name for name in names if not is_safe(name)]:
-            LOGGER.warning("Not listed, as its name has < or > in it, or cannot be shown: %s", brief(left_out[0]))
+    def __init__(self, names: Iterable[str]):
+        names = list(names)
+        super().__init__(filter(is_plain, names))
+        if left_out := [name for name in names if not is_plain(name)]:
+            LOGGER.warning("Not listed, as its name has < or > in it, or cannot be shown: %s", printable(left_out[0]))
 
 
 class CheckedNode(io.ComfyNode):
-    """A node whose `execute` is given only what its schema allows, and whose words are made harmless."""
+    """A node whose `execute` receives only values that its schema allows, and whose errors and texts hold no markup."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        own = vars(cls).get("execute")
-        if own is not None and not hasattr(own.__func__, "__wrapped__"):  # the host's clones of a node have it already
-            cls.execute = classmethod(_checked(own.__func__))
+        method = vars(cls).get("execute")
+        if method is not None and not hasattr(method.__func__, "__wrapped__"):  # the host's clones are wrapped already
+            cls.execute = classmethod(_checked(method.__func__))
 
 
-def _checked(execute):
+def _checked(execute: Callable) -> Callable:
+    """An `execute` that checks its inputs first, and removes markup from its errors and from the node's texts."""
     signature = inspect.signature(execute)
+    keywords = next((it.name for it in signature.parameters.values() if it.kind is it.VAR_KEYWORD), "")
 
     @functools.wraps(execute)
-    def within_limits(cls, *args, **inputs):
-        given = dict(signature.bind(cls, *args, **inputs).arguments)
-        rest = next((it.name for it in signature.parameters.values() if it.kind is it.VAR_KEYWORD), "")
-        given |= given.pop(rest, {})
+    def checked(cls, *args, **inputs):
+        values = dict(signature.bind(cls, *args, **inputs).arguments)
+        values |= values.pop(keywords, {})
         try:
-            for it in cls.define_schema().inputs or ():
-                if it.id in given:
-                    check(it, given[it.id])
+            schema = cls.SCHEMA or cls.define_schema()  # the host keeps it; a new one would list all folders anew
+            for definition in schema.inputs or ():
+                if definition.id in values:
+                    check(definition, values[definition.id])
             output = execute(cls, *args, **inputs)
         except Exception as error:
-            error.args = tuple(for_page(it) if isinstance(it, str) else it for it in error.args)
+            error.args = tuple(without_markup(arg) if isinstance(arg, str) else arg for arg in error.args)
             raise
-        _make_harmless(output)
+        _remove_markup(output)
         return output
 
-    return within_limits
+    return checked
 
 
-def check(it, value) -> None:
-    """Raises ValueError, naming input, value and limits, for a value that an input of a schema does not allow."""
-    if value is None and it.optional:
+def check(definition: Any, value: Any) -> None:
+    """Check a value against the definition of an input in a schema.
+
+    Raises ValueError, which names input, value and limits, if it is not allowed.
+    """
+    if value is None and definition.optional:
         return
-    if isinstance(it, io.Int.Input | io.Float.Input):
-        whole = isinstance(it, io.Int.Input)
-        number = isinstance(value, Integral if whole else Real) and math.isfinite(value)
-        low, high = (-math.inf if it.min is None else it.min), (math.inf if it.max is None else it.max)
-        if not (number and low <= value <= high):
-            kind = "a whole number" if whole else "a number"
-            limits = f" from {low} to {high}" if it.min is not None and it.max is not None else ""
-            raise ValueError(f"`{it.id}` is {brief(value)}: use {kind}{limits}.")
-    elif isinstance(it, io.String.Input):
+    if isinstance(definition, io.Int.Input | io.Float.Input):
+        is_int = isinstance(definition, io.Int.Input)
+        is_number = isinstance(value, Integral if is_int else Real) and math.isfinite(value)
+        low, high = definition.min, definition.max
+        if not (is_number and (low is None or low <= value) and (high is None or value <= high)):
+            kind = "a whole number" if is_int else "a number"
+            limits = f" from {low} to {high}" if low is not None and high is not None else ""
+            raise ValueError(f"`{definition.id}` is {printable(value)}: use {kind}{limits}.")
+    elif isinstance(definition, io.String.Input):
         if not isinstance(value, str):
-            raise ValueError(f"`{it.id}` is {brief(type(value).__name__)}, not text: link a text.")
+            raise ValueError(f"`{definition.id}` is {printable(type(value).__name__)}, not text: link a text.")
         if len(value) > LONGEST_TEXT:
-            raise ValueError(f"`{it.id}` has {len(value)} characters: use at most {LONGEST_TEXT}.")
-        if any(HALVES[0] <= letter <= HALVES[1] for letter in value) or "\0" in value:
+            raise ValueError(f"`{definition.id}` has {len(value)} characters: use at most {LONGEST_TEXT}.")
+        if any(SURROGATES[0] <= character <= SURROGATES[1] for character in value) or "\0" in value:
             raise ValueError(
-                f"`{it.id}` holds half a character (a lone surrogate) or a NUL: write {brief(value)!r} anew."
+                f"`{definition.id}` holds half a character (a lone surrogate) or a NUL: write {printable(value)!r} "
+                f"anew."
             )
-    elif isinstance(it, io.Boolean.Input):
+    elif isinstance(definition, io.Boolean.Input):
         if type(value).__name__ not in ("bool", "bool_") and not (isinstance(value, Integral) and value in (0, 1)):
-            raise ValueError(f"`{it.id}` is {brief(value)}: use true or false.")
-    elif isinstance(it, io.Combo.Input) and not isinstance(it.options, Files) and value not in it.options:
-        raise ValueError(f"`{it.id}` is {brief(value)!r}: use one of {', '.join(map(repr, it.options))}.")
+            raise ValueError(f"`{definition.id}` is {printable(value)}: use true or false.")
+    elif isinstance(definition, io.Combo.Input):
+        options = definition.options
+        if not isinstance(options, FileOptions) and value not in options:
+            raise ValueError(f"`{definition.id}` is {printable(value)!r}: use one of {', '.join(map(repr, options))}.")
 
 
-def _make_harmless(output) -> None:
-    """The words that a node's output shows on it."""
-    shown = getattr(output, "ui", None)
+def _remove_markup(output: Any) -> None:
+    """Remove markup from the texts that a node's output shows on it."""
+    shown: Any = getattr(output, "ui", None)
     if isinstance(shown, dict):
         for name in ("text", "words"):
             if name in shown:
-                shown[name] = [for_page(it) for it in shown[name]]
+                shown[name] = [without_markup(text) for text in shown[name]]
     elif isinstance(getattr(shown, "value", None), str):
-        shown.value = for_page(shown.value)
+        shown.value = without_markup(shown.value)

@@ -1,17 +1,17 @@
-"""The embedded model as a node."""
+"""The node that loads the embedded demo model."""
 
 from comfy_api.latest import io
 
-from ..demo_model import load_demo_model
+from ..demo_model.loader import load_demo_model
 from .checked import CheckedNode
-from .sockets import CATEGORY
+from .inputs import CATEGORY
 
 
 class UnGuideDemoModel(CheckedNode):
-    """A tiny text-to-image model that ships with the pack."""
+    """Load the tiny text-to-image model that ships with the pack."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         """Node schema."""
         return io.Schema(
             node_id="UnGuideDemoModel",
@@ -29,5 +29,5 @@ class UnGuideDemoModel(CheckedNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        """MODEL, CLIP, VAE."""
+        """Return the model's MODEL, CLIP and VAE."""
         return io.NodeOutput(*load_demo_model())

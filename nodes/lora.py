@@ -1,26 +1,30 @@
-"""Concept LoRA files as nodes."""
+"""The nodes that save and load concept LoRA files."""
+
+from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..unguide_ops import files, host
-from ..unguide_ops.layouts import in_words
-from .checked import CheckedNode, Files
-from .keeping import kept
-from .sockets import CATEGORY, LoRASocket, folded
+from ..unguide_ops import host
+from ..unguide_ops.concept_lora import ConceptLoRA
+from ..unguide_ops.files import lora_file
+from ..unguide_ops.files.layouts import left_out_phrase
+from ..unguide_ops.files.rescue import save_where_possible
+from .checked import CheckedNode, FileOptions
+from .inputs import CATEGORY, LoRASocket, advanced
 
 
 class UnGuideSaveLoRA(CheckedNode):
-    """Save a concept LoRA where the host's loaders find it."""
+    """Save a concept LoRA in the loras folder, where all loaders find it."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         """Node schema."""
         return io.Schema(
             node_id="UnGuideSaveLoRA",
             display_name="UnGuide Save LoRA",
             category=CATEGORY,
-            description="Saves a concept LoRA in the loras folder. Every LoRA loader reads the file; UnGuide Load"
-            " LoRA reads the concept with it.",
+            description="Saves a concept LoRA in the loras folder. Every LoRA loader reads the file; UnGuide Load "
+            "LoRA also reads the concept.",
             inputs=[
                 LoRASocket.Input("lora", tooltip="The concept LoRA to save."),
                 io.String.Input(
@@ -28,7 +32,7 @@ class UnGuideSaveLoRA(CheckedNode):
                     default="unguide/concept",
                     tooltip="Folder and name below the loras folder; a number is added.",
                 ),
-                *folded(
+                *advanced(
                     io.Boolean.Input(
                         "with_prompts",
                         default=True,
@@ -42,14 +46,14 @@ class UnGuideSaveLoRA(CheckedNode):
         )
 
     @classmethod
-    def execute(cls, lora, filename_prefix, with_prompts=True) -> io.NodeOutput:
-        """Write the file; its name."""
+    def execute(cls, lora: ConceptLoRA, filename_prefix: str, with_prompts: bool = True) -> io.NodeOutput:
+        """Write the file, and return its name."""
         lora = lora if with_prompts else lora.without_prompts()
         try:
-            name = files.save_new_lora(host.new_lora_paths(filename_prefix), lora)
+            name = lora_file.save_new_lora(host.new_lora_paths(filename_prefix), lora)
         except OSError as error:
-            elsewhere, _ = kept(lora, "unguide/not saved/concept", [host.new_output_paths])
-            rescued = f" For now it lies in {elsewhere}." if elsewhere else ""
+            path, _ = save_where_possible(lora, "unguide/not saved/concept", [host.new_output_paths])
+            rescued = f" For now it is in {path}." if path else ""
             raise OSError(
                 f"The LoRA could not be saved as {filename_prefix} ({error.strerror}). It is not lost: make room, or "
                 f"choose another `filename_prefix`, and run again; the trainer's result is still in the cache.{rescued}"
@@ -58,10 +62,10 @@ class UnGuideSaveLoRA(CheckedNode):
 
 
 class UnGuideLoadLoRA(CheckedNode):
-    """Load a concept LoRA."""
+    """Load a concept LoRA from the loras folder."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         """Node schema."""
         return io.Schema(
             node_id="UnGuideLoadLoRA",
@@ -69,19 +73,21 @@ class UnGuideLoadLoRA(CheckedNode):
             category=CATEGORY,
             description="Loads a concept LoRA from the loras folder, made here or elsewhere.",
             inputs=[
-                io.Combo.Input("lora_name", options=Files(host.lora_files()), tooltip="A file in the loras folder."),
+                io.Combo.Input(
+                    "lora_name", options=FileOptions(host.lora_files()), tooltip="A file in the loras folder."
+                ),
             ],
             outputs=[LoRASocket.Output(display_name="lora", tooltip="For the probe and UnGuidance.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name):
-        """Load again when the file has changed."""
-        return host.version_of(host.lora_path(lora_name))
+    def fingerprint_inputs(cls, lora_name: str) -> str:
+        """Return a text that differs once the file has changed."""
+        return host.file_version(host.lora_path(lora_name))
 
     @classmethod
-    def execute(cls, lora_name) -> io.NodeOutput:
-        """The concept LoRA in the file."""
-        lora, left_out = files.read_lora(host.lora_path(lora_name))
-        told = ui.PreviewText(f"left out, as it cannot act: {in_words(left_out)}") if left_out else None
-        return io.NodeOutput(lora, ui=told)
+    def execute(cls, lora_name: str) -> io.NodeOutput:
+        """Return the concept LoRA in the file."""
+        lora, left_out = lora_file.load_lora_with_left_out(host.lora_path(lora_name))
+        status = ui.PreviewText(f"left out, as it cannot act: {left_out_phrase(left_out)}") if left_out else None
+        return io.NodeOutput(lora, ui=status)

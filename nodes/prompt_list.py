@@ -1,39 +1,42 @@
-"""A list of prompts as a node."""
+"""The node that reads a list of prompts from a file."""
+
+from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 from comfy_api.latest import io, ui
 
 from ..unguide_ops import host
-from ..unguide_ops.prompt_lists import LISTS, SUFFIXES, Row, read_prompt_list, shipped
-from .checked import CheckedNode, Files
-from .sockets import CATEGORY, seed_input
+from ..unguide_ops.files.prompt_list import LISTS, SUFFIXES, Row, read_prompt_list, shipped
+from .checked import CheckedNode, FileOptions
+from .inputs import CATEGORY, seed_input
 
 FROM_PACK = " (ships with UnGuide)"
-TOLD = 20  # problems shown on the node
+MAX_LINES = 20  # problems or sizes shown on the node
 
 
 class UnGuidePromptList(CheckedNode):
-    """Rows of a file, one after the other, to the nodes behind it."""
+    """Read rows of a prompt list, for each of which the following nodes run once."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         """Node schema."""
         return io.Schema(
             node_id="UnGuidePromptList",
             display_name="UnGuide Prompt List",
             category=CATEGORY,
-            description="Reads prompts from a CSV or JSON file. The nodes behind it run once for each row.",
+            description="Reads prompts from a CSV or JSON file. Downstream nodes run once for each row.",
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=Files([*(name + FROM_PACK for name in shipped()), *host.input_files(*SUFFIXES)]),
-                    tooltip="A file in the input folder. CSV: a column prompt, and if you like evaluation_seed and "
+                    options=FileOptions([*(name + FROM_PACK for name in shipped()), *host.input_files(*SUFFIXES)]),
+                    tooltip="A file in the input folder. CSV: a column prompt, and optionally evaluation_seed and "
                     "evaluation_guidance, as in I2P. JSON: an array of prompts, or a concept's prompt file.",
                 ),
-                io.Int.Input("offset", default=0, min=0, max=10_000_000, tooltip="So many rows are skipped."),
+                io.Int.Input("offset", default=0, min=0, max=10_000_000, tooltip="How many rows to skip."),
                 io.Int.Input(
-                    "limit", default=10, min=1, max=10_000, tooltip="So many rows at most are drawn in this run."
+                    "limit", default=10, min=1, max=10_000, tooltip="How many rows to draw at most in this run."
                 ),
                 seed_input("For rows without a seed: this, plus the row's index."),
                 io.Float.Input(
@@ -54,39 +57,39 @@ class UnGuidePromptList(CheckedNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file, **kwargs):
-        """A changed file is read again."""
-        return host.version_of(path_of(file))
+    def fingerprint_inputs(cls, file: str, **kwargs) -> str:
+        """Return a text that differs once the file has changed."""
+        return host.file_version(path_of(file))
 
     @classmethod
-    def execute(cls, file, offset, limit, seed, cfg) -> io.NodeOutput:
-        """The lists."""
+    def execute(cls, file: str, offset: int, limit: int, seed: int, cfg: float) -> io.NodeOutput:
+        """Return prompts, seeds, guidance scales, indices and names of the rows, a list each."""
         rows: list[Row] = []
         problems: list[str] = []
-        for it in islice(read_prompt_list(path_of(file), offset), limit):
-            if isinstance(it, Row):
-                rows.append(it)
+        for entry in islice(read_prompt_list(path_of(file), offset), limit):
+            if isinstance(entry, Row):
+                rows.append(entry)
             else:
-                problems.append(str(it))
+                problems.append(str(entry))
         if not rows:
-            why = "\n".join(problems[:TOLD]) or "it has no rows there: lower `offset`"
-            raise ValueError(f"{file}: no row is left to draw. {why}")
-        sizes = sorted({f"{it.width} x {it.height}" for it in rows if it.width and it.height})
-        size = f"made for {', '.join(sizes[:TOLD])} pixels: set that where the size is set"
-        told = [f"{len(rows)} rows", *([size] if sizes else []), *(f"left out: {it}" for it in problems[:TOLD])]
-        if len(problems) > TOLD:
-            told.append(f"and {len(problems) - TOLD} more")
+            reason = "\n".join(problems[:MAX_LINES]) or "it has no rows there: lower `offset`"
+            raise ValueError(f"{file}: no row is left to draw. {reason}")
+        sizes = sorted({f"{row.width} x {row.height}" for row in rows if row.width and row.height})
+        size = f"made for {', '.join(sizes[:MAX_LINES])} pixels: set that where the size is set"
+        status = [f"{len(rows)} rows", *([size] if sizes else []), *(f"left out: {it}" for it in problems[:MAX_LINES])]
+        if len(problems) > MAX_LINES:
+            status.append(f"and {len(problems) - MAX_LINES} more")
         return io.NodeOutput(
-            [it.prompt for it in rows],
-            [(seed + it.index) % 2**64 if it.seed is None else it.seed for it in rows],
-            [cfg if it.guidance is None else it.guidance for it in rows],
-            [it.index for it in rows],
-            [it.name for it in rows],
-            ui=ui.PreviewText("\n".join(told)),
+            [row.prompt for row in rows],
+            [(seed + row.index) % 2**64 if row.seed is None else row.seed for row in rows],
+            [cfg if row.guidance is None else row.guidance for row in rows],
+            [row.index for row in rows],
+            [row.name for row in rows],
+            ui=ui.PreviewText("\n".join(status)),
         )
 
 
-def path_of(file: str):
-    """Where the combo's entry lies."""
+def path_of(file: str) -> Path:
+    """The path of the file for a choice of the combo."""
     name = file.removesuffix(FROM_PACK)
     return LISTS / name if file != name and name in shipped() else host.input_path(file)

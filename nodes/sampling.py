@@ -1,20 +1,37 @@
-"""UnGuidance as nodes."""
+"""The nodes that sample with UnGuidance: on a MODEL for any sampler, as a KSampler, as a GUIDER."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..unguide_ops import host
-from ..unguide_ops.page import as_json
-from ..unguide_ops.steering import ON_DOUBT, SIDES, Course, SteeringSettings
-from ..unguide_ops.unguidance import unguide
+from ..unguide_ops.concept_lora import ConceptLoRA
+from ..unguide_ops.guidance.config import LORA_BRANCHES, ON_DOUBT, SteeringConfig
+from ..unguide_ops.guidance.report import SamplingReport
+from ..unguide_ops.guidance.unguidance import unguide
+from ..unguide_ops.safe_text import json_without_markup
 from .checked import CheckedNode
-from .sockets import CATEGORY, FORGET, MOST, LoRASocket, aliases, folded, rate_input, seed_input, w_inputs
-from .words import said
+from .inputs import (
+    CATEGORY,
+    MAX_W,
+    SEARCH_WORDS,
+    LoRASocket,
+    advanced,
+    false_positive_rate_input,
+    search_aliases,
+    seed_input,
+    w_inputs,
+)
+from .status import status_ui
 
 INSIDE, LINKED, ALWAYS_ERASE, OFF = "inside sampling", "linked", "always erase", "off"
 
 
-def gate_inputs():
-    """Model, LoRA, gate and weights, as every UnGuidance node has them."""
+def gate_inputs() -> list:
+    """Inputs of model, LoRA, gate and weights, which all UnGuidance nodes have."""
     return [
         io.Model.Input("model", tooltip="The base model, without the LoRA."),
         LoRASocket.Input("lora", tooltip="The concept LoRA."),
@@ -30,16 +47,16 @@ def gate_inputs():
     ]
 
 
-def prompt_inputs():
-    """The prompts as KSampler has them."""
+def prompt_inputs() -> list:
+    """Inputs of the prompts, as KSampler has them."""
     return [
-        io.Conditioning.Input("positive", tooltip="What the picture shall show."),
-        io.Conditioning.Input("negative", tooltip="What it shall not show."),
+        io.Conditioning.Input("positive", tooltip="What the picture should show."),
+        io.Conditioning.Input("negative", tooltip="What the picture should not show."),
     ]
 
 
-def cfg_input():
-    """Cfg as KSampler has it."""
+def cfg_input() -> io.Float.Input:
+    """The input of the guidance scale, as KSampler has it."""
     return io.Float.Input(
         "cfg",
         default=8.0,
@@ -51,15 +68,15 @@ def cfg_input():
     )
 
 
-def more_inputs():
-    """How the gate inside sampling decides, where the probe's decision comes in, and how it is steered."""
+def steering_inputs() -> list:
+    """Inputs of the gate's settings, of a linked decision, and of how pictures are steered."""
     return [
-        rate_input("Gate inside sampling only"),
-        *folded(
+        false_positive_rate_input("Gate inside sampling only"),
+        *advanced(
             io.Int.Input(
-                "gate_steps", default=SteeringSettings.gate_steps, min=1, max=50,
-                tooltip="Gate inside sampling only: so many first steps are looked at. With more than one, the base "
-                "model draws until then.",
+                "gate_steps", default=SteeringConfig.gate_steps, min=1, max=50,
+                tooltip="Gate inside sampling only: how many of the first steps it looks at. With more than one, the "
+                "base model draws until then.",
             ),
         ),
         io.Boolean.Input(
@@ -74,67 +91,79 @@ def more_inputs():
             force_input=True,
             tooltip="With gate = linked only. w itself; takes precedence over erased.",
         ),
-        *folded(
+        *advanced(
             io.Combo.Input(
-                "lora_branch", options=list(SIDES), default=SteeringSettings.sides,
+                "lora_branch", options=list(LORA_BRANCHES), default=SteeringConfig.lora_branch,
                 tooltip="Which predictions are steered. cond only: not those of the negative prompt, at three "
                 "quarters of the cost. cond and uncond: both, as in the paper; for a LoRA that changes every prompt, "
-                "as its own does.",
+                "as the paper's does.",
             ),
             io.Float.Input(
-                "start", default=SteeringSettings.start, min=0.0, max=1.0, step=0.01,
+                "start", default=SteeringConfig.start, min=0.0, max=1.0, step=0.01,
                 tooltip="Where in the run steering begins: 0 at the first step, 0.5 half way. Later: more of the "
                 "concept's layout stays.",
             ),
             io.Float.Input(
-                "end", default=SteeringSettings.end, min=0.0, max=1.0, step=0.01,
+                "end", default=SteeringConfig.end, min=0.0, max=1.0, step=0.01,
                 tooltip="Where in the run steering ends; the rest is the base model's. Earlier is cheaper, and the "
                 "concept may come back in details.",
             ),
             io.Float.Input(
-                "softness", default=SteeringSettings.softness, min=0.0, max=1.0, step=0.01,
+                "softness", default=SteeringConfig.softness, min=0.0, max=1.0, step=0.01,
                 tooltip="Gate inside sampling only: scores this close to the threshold get a w between w_unrelated and "
-                "w_erased. 0: a clear decision.",
+                "w_erased. 0: a hard decision.",
             ),
             io.Float.Input(
-                "eta", default=SteeringSettings.eta, min=0.0, max=1.0, step=0.05,
+                "eta", default=SteeringConfig.eta, min=0.0, max=1.0, step=0.05,
                 tooltip="For w below 0 or above 1, which raise contrast: how much of that is kept. 1: the paper's "
                 "formula. 0: calmer pictures, as much erased (adaptive projected guidance).",
             ),
             io.Boolean.Input(
-                "restart", default=SteeringSettings.restart,
-                tooltip="Gate inside sampling with more than one step only: where the concept was found, begin again "
-                "from the first noise, so that the gate's own steps are steered too.",
+                "restart", default=SteeringConfig.restart,
+                tooltip="Gate inside sampling with more than one step only: if the concept is found, begin again from "
+                "the initial noise, so that the gate's own steps are steered too.",
             ),
             io.Combo.Input(
-                "on_doubt", options=list(ON_DOUBT), default=SteeringSettings.on_doubt,
-                tooltip="Gate inside sampling only: what happens where it cannot decide, because the LoRA has no "
-                "calibration, or one for another base model, or a prediction is no number. stop: an error says what to "
-                "change. steer: the picture is sampled with w_erased.",
+                "on_doubt", options=list(ON_DOUBT), default=SteeringConfig.on_doubt,
+                tooltip="Gate inside sampling only: what happens if it cannot decide, because the LoRA has no "
+                "calibration, or one for another base model, or a prediction is NaN or infinite. stop: an error says "
+                "what to change. steer: the picture is sampled with w_erased.",
             ),
         ),
     ]  # fmt: skip
 
 
-def guided(model, lora, told, gate, w_erased, w_unrelated, erased=None, w=None, lora_branch=SteeringSettings.sides,
-           **settings):  # fmt: skip
-    """The MODEL that the gate's inputs ask for; `told` hears what becomes of its runs."""
+def guided(
+    model: host.Model,
+    lora: ConceptLoRA,
+    on_run_end: Callable[[SamplingReport], None],
+    gate: str,
+    w_erased: float,
+    w_unrelated: float,
+    erased: bool | None = None,
+    w: float | None = None,
+    **settings,
+) -> host.Model:
+    """The MODEL for the values of the gate's inputs; `on_run_end` is called after each of its sampling runs."""
     if gate == OFF:
         return model.clone()
     if gate != INSIDE:
-        settings["w"] = weight(gate, w_erased, w_unrelated, erased, w)
-    return unguide(
-        model, lora, SteeringSettings(w_erased=w_erased, w_unrelated=w_unrelated, sides=lora_branch, **settings), told
-    )
+        settings["w"] = resolve_w(gate, w_erased, w_unrelated, erased, w)
+    return unguide(model, lora, SteeringConfig(w_erased=w_erased, w_unrelated=w_unrelated, **settings), on_run_end)
 
 
-def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, w: float | None) -> float:
-    """The w for every picture. Raises ValueError when the gate is linked and nothing is, or to what is no weight."""
+def resolve_w(
+    gate: str, w_erased: float, w_unrelated: float, erased: bool | None = None, w: float | None = None
+) -> float:
+    """The w of all pictures, for a gate that is linked or always erases.
+
+    Raises ValueError if a linked gate has no link, or if the linked w is not within -MAX_W to MAX_W.
+    """
     if gate == ALWAYS_ERASE:
         return w_erased
     if w is not None:
-        if not -MOST <= w <= MOST:
-            raise ValueError(f"`w` is {w:g}: link a number from -{MOST} to {MOST}; -1 steers away, 1 is the base.")
+        if not -MAX_W <= w <= MAX_W:
+            raise ValueError(f"`w` is {w:g}: link a number from -{MAX_W} to {MAX_W}; -1 steers away, 1 is the base.")
         return w
     if erased is None:
         raise ValueError(
@@ -144,60 +173,61 @@ def weight(gate: str, w_erased: float, w_unrelated: float, erased: bool | None, 
     return w_erased if erased else w_unrelated
 
 
-def ignored(gate: str, erased: bool | None = None, w: float | None = None, **settings) -> list[str]:
-    """Sentences on what is linked and does not count."""
-    linked = [name for name, it in (("w", w), ("erased", erased)) if it is not None and gate != LINKED]
+def unused_link_warnings(gate: str, erased: bool | None = None, w: float | None = None, **settings) -> list[str]:
+    """A warning for each linked decision that the gate does not use."""
+    linked = [name for name, value in (("w", w), ("erased", erased)) if value is not None and gate != LINKED]
     return [f"`{name}` is linked and does not count: set `gate` to {LINKED!r}, or remove the link." for name in linked]
 
 
-def outspoken(model, lora, **gate):
-    """The guided MODEL for nodes that do not sample themselves: what becomes of its runs stands on the node."""
-    say, warnings = host.keep_on_node(), ignored(**gate)
+def guided_with_status(model: host.Model, lora: ConceptLoRA, **gate) -> host.Model:
+    """The guided MODEL for nodes that do not sample: a report on each of its runs is shown on the present node."""
+    write, warnings = host.lasting_status_writer(), unused_link_warnings(**gate)
     if warnings:
-        say("\n".join(warnings))
-    return guided(model, lora, lambda course: say("\n".join([*warnings, *in_words(course)])), **gate)
+        write("\n".join(warnings))
+    return guided(model, lora, lambda report: write("\n".join([*warnings, *status_lines(report)])), **gate)
 
 
-def in_words(course: Course) -> list[str]:
-    """What became of a run, for the node."""
-    each = dict.fromkeys(it.explained() for it in course.decisions)
-    ratio = course.evaluations / max(1, course.plain_evaluations)
-    asked = f"the LoRA was asked in {len(course.lora_steps)} steps" if course.lora_steps else "the LoRA was not asked"
-    cost = f"{course.evaluations} evaluations, {ratio:.2f} x plain sampling; {asked}"
-    return [*course.warnings, *each, cost]
+def status_lines(report: SamplingReport) -> list[str]:
+    """The text on a node about a sampling run: warnings, decisions, and the number of model calls."""
+    decisions = dict.fromkeys(it.describe() for it in report.decisions)
+    ratio = report.evaluations / max(1, report.plain_evaluations)
+    steps = len(report.lora_steps)
+    lora_calls = f"the LoRA was called in {steps} steps" if steps else "the LoRA was not called"
+    cost = f"{report.evaluations} model calls, {ratio:.2f} x plain sampling; {lora_calls}"
+    return [*report.warnings, *decisions, cost]
 
 
 class UnGuidance(CheckedNode):
-    """UnGuidance for any sampler node."""
+    """Attach UnGuidance to a MODEL for any sampler node."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         """Node schema."""
         return io.Schema(
             node_id="UnGuidance",
             display_name="UnGuidance",
             category=CATEGORY,
-            **aliases(*FORGET),
+            **search_aliases(*SEARCH_WORDS),
             description="Gives a MODEL that forgets the concept wherever it is sampled: each prediction is "
             "w x base + (1 - w) x LoRA.",
             inputs=[
                 *gate_inputs(),
-                *more_inputs(),
+                *steering_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="For any sampler node.")],
         )
 
     @classmethod
-    def execute(cls, model, lora, **gate) -> io.NodeOutput:
-        """The guided MODEL."""
-        return io.NodeOutput(outspoken(model, lora, **gate))
+    def execute(cls, model: host.Model, lora: ConceptLoRA, **gate) -> io.NodeOutput:
+        """Return the guided MODEL."""
+        return io.NodeOutput(guided_with_status(model, lora, **gate))
 
 
 class UnGuidanceGuider(CheckedNode):
-    """UnGuidance for SamplerCustomAdvanced."""
+    """Make a GUIDER with UnGuidance for SamplerCustomAdvanced."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         """Node schema."""
         return io.Schema(
             node_id="UnGuidanceGuider",
@@ -208,29 +238,37 @@ class UnGuidanceGuider(CheckedNode):
                 *gate_inputs(),
                 *prompt_inputs(),
                 cfg_input(),
-                *more_inputs(),
+                *steering_inputs(),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
         )
 
     @classmethod
-    def execute(cls, model, lora, positive, negative, cfg, **gate) -> io.NodeOutput:
-        """The guider."""
-        return io.NodeOutput(host.cfg_guider(outspoken(model, lora, **gate), positive, negative, cfg))
+    def execute(
+        cls,
+        model: host.Model,
+        lora: ConceptLoRA,
+        positive: host.Conditioning,
+        negative: host.Conditioning,
+        cfg: float,
+        **gate,
+    ) -> io.NodeOutput:
+        """Return the guider."""
+        return io.NodeOutput(host.cfg_guider(guided_with_status(model, lora, **gate), positive, negative, cfg))
 
 
 class UnGuidanceKSampler(CheckedNode):
-    """KSampler with UnGuidance in it."""
+    """Sample as KSampler does, with UnGuidance."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         """Node schema."""
         return io.Schema(
             node_id="UnGuidanceKSampler",
             display_name="UnGuidance KSampler",
             category=CATEGORY,
-            **aliases(*FORGET),
-            is_output_node=True,  # or its words would not come again with a result from the cache
+            **search_aliases(*SEARCH_WORDS),
+            is_output_node=True,  # or its status text would be missing for a result from the cache
             description="KSampler on a model that forgets the concept, with a report of w and of what it cost.",
             inputs=[
                 *gate_inputs(),
@@ -251,7 +289,7 @@ class UnGuidanceKSampler(CheckedNode):
                     step=0.01,
                     tooltip="How much is denoised; lower values keep more of the latent image.",
                 ),
-                *more_inputs(),
+                *steering_inputs(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The denoised latent."),
@@ -263,19 +301,45 @@ class UnGuidanceKSampler(CheckedNode):
 
     @classmethod
     def execute(
-        cls, model, lora, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise, **gate
+        cls,
+        model: host.Model,
+        lora: ConceptLoRA,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: host.Conditioning,
+        negative: host.Conditioning,
+        latent_image: host.Latent,
+        denoise: float,
+        **gate,
     ) -> io.NodeOutput:
-        """The latent and the report."""
-        courses: list[Course] = []
-        guiding = guided(model, lora, courses.append, **gate)
+        """Return the latent and the report."""
+        reports: list[SamplingReport] = []
+        model = guided(model, lora, reports.append, **gate)
         counter = host.EvaluationCounter()
         latent = host.ksample(
-            counter.watch(guiding), seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise
+            counter.count_on(model),
+            seed,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            positive,
+            negative,
+            latent_image,
+            denoise,
         )
-        found = courses[0].report() if courses else {}  # none where nothing was sampled, or with the gate off
-        warnings, counted = ignored(**gate), {"evaluations": counter.count}
-        report = as_json(
-            {"gate": gate["gate"], **counted, **found, "warnings": [*warnings, *found.get("warnings", ())]}
+        run: dict[str, Any] = reports[0].report() if reports else {}  # no report if the gate is off, or without steps
+        warnings = unused_link_warnings(**gate)
+        report = json_without_markup(
+            {
+                "gate": gate["gate"],
+                "evaluations": counter.count,
+                **run,
+                "warnings": [*warnings, *run.get("warnings", ())],
+            }
         )
-        words = said([*warnings, *(line for course in courses for line in in_words(course))])["text"]
-        return io.NodeOutput(latent, report, ui={"text": [report], "words": words})
+        status = status_ui([*warnings, *(line for it in reports for line in status_lines(it))])["text"]
+        return io.NodeOutput(latent, report, ui={"text": [report], "words": status})

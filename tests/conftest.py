@@ -1,4 +1,4 @@
-"""A real host in this process, on the device of `dev test`; the pack as the host loads it; the embedded model."""
+"""What all tests share; those that need a host get it from host_fixtures.py."""
 
 import os
 import sys
@@ -6,38 +6,21 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 
 # tiny models: more threads wait for each other, and results round by their number; for servers and sweeps as well
 os.environ["OMP_NUM_THREADS"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers
-from precision import compute_in_full_precision  # noqa: E402
-from real_host import HOST  # noqa: E402
-
-from dev.environment import make_base  # noqa: E402
-from dev.inprocess import start_scratch_host  # noqa: E402
-from dev.server import HostServer  # noqa: E402
+from figures import record_figure  # noqa: E402, F401 - a fixture of all tests
+from real_host import PURE  # noqa: E402
 
 # no test with a clock: a slow machine is no fault; and a test may use one folder for all examples
 unneeded = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
 hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=unneeded)
 hypothesis.settings.load_profile("ours")
 
-if not (HOST / "main.py").is_file():
-    pytest.exit(f"No ComfyUI in {HOST}: run `python dev test`, which sets one up.", returncode=2)
-start_scratch_host(HOST)
-compute_in_full_precision()
-
-import nodes  # noqa: E402
-import torch  # noqa: E402
-from unguide.demo_model import load_demo_model  # noqa: E402
-from unguide.unguide_ops import host, settings, targets  # noqa: E402
-from unguide.unguide_ops.calibrate import calibrate  # noqa: E402
-from unguide.unguide_ops.concept import EncodedConcept, concept_from  # noqa: E402
-from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair, Place  # noqa: E402
-from unguide.unguide_ops.training import train  # noqa: E402
-
-CAT, DOG = "a photo of the cat", "a photo of the dog"
+pytest_plugins = [] if PURE else ["host_fixtures"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,74 +28,3 @@ def as_in_a_node():
     """The host runs every node in inference mode."""
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A real one, with data of its own."""
-    with HostServer(HOST, make_base(tmp_path_factory.mktemp("base"))) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def schemas(server):
-    """Its nodes'."""
-    return server.schemas()
-
-
-@pytest.fixture(scope="session")
-def demo():
-    """The embedded model as the host's node execution makes it."""
-    with torch.inference_mode():
-        return load_demo_model()
-
-
-@pytest.fixture(scope="session")
-def model(demo):
-    return demo[0]
-
-
-@pytest.fixture(scope="session")
-def clip(demo):
-    return demo[1]
-
-
-@pytest.fixture(scope="session")
-def concept(clip):
-    """The cat."""
-    with torch.inference_mode():
-        return EncodedConcept.of(concept_from("cat", "", "", "", ""), lambda prompt: host.encode(clip, prompt))
-
-
-@pytest.fixture(scope="session")
-def lora(model, clip):
-    """A LoRA of random pairs, strong enough to change every picture."""
-    generator = torch.Generator().manual_seed(1)
-    names = host.file_names(model, "kohya")
-    pairs = {}
-    for path, linear in targets.select(model.model.diffusion_model, targets.CROSS_ATTENTION).linears.items():
-        pair = LowRankPair.create(linear.in_features, linear.out_features, 2, 1.0, generator)
-        pair.up = 0.2 * torch.randn(pair.up.shape, generator=generator)
-        pairs[names[Place(path)]] = pair
-    with torch.inference_mode():
-        return ConceptLoRA(pairs, target_prompt=host.pack_conditioning(host.encode(clip, CAT)))
-
-
-@pytest.fixture(scope="session")
-def trained(model, concept):
-    """The cat forgotten, and its gate calibrated."""
-    with torch.inference_mode():
-        lora = train(model, concept, settings.preset("object", width=64, height=64)).lora
-        return calibrate(model, lora, concept, 64, 64)[0]
-
-
-@pytest.fixture(scope="session")
-def sample(clip):
-    """sample(MODEL, prompt, ...) -> the latent a stock KSampler gives, two pictures."""
-
-    def run(model, prompt=CAT, sampler="euler", steps=6, cfg=7.5, seed=3, negative="", scheduler="normal"):
-        latent = nodes.EmptyLatentImage().generate(64, 64, 2)[0]
-        positive, negative = host.encode(clip, prompt), host.encode(clip, negative)
-        return host.ksample(model, seed, steps, cfg, sampler, scheduler, positive, negative, latent, 1.0)["samples"]
-
-    return run

@@ -11,14 +11,14 @@ from PIL import Image
 from real_host import HOST, REPOSITORY
 
 from dev.archive import FOLDERS, build, changes_to_publish
-from dev.archive.trial import try_out
-from dev.stages import DevError
+from dev.archive.smoke_test import smoke_test
+from dev.console import DevError
 
 MUST = {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "nodes/", "unguide_ops/",
         "demo_model/", "prompts/cat.json", "locales/de/", "workflows/forget-the-cat.json",
-        "workflows/forget-the-cat.jpg", "web/presets.js", "web/docs/images/", "docs/sampling.md", "dev/__init__.py",
-        "dev/judge/a.safetensors"}  # fmt: skip
-MUST_NOT = r"\.|tests/|output/|dev/(?!__init__\.py$|judge/)|docs/.*\.(jpg|png)$|.*(__pycache__|\.pyc$)"
+        "workflows/forget-the-cat.jpg", "web/presets.js", "web/docs/images/", "docs/sampling.md",
+        "demo_model/judges/a.safetensors"}  # fmt: skip
+MUST_NOT = r"\.|tests/|output/|dev/|docs/.*\.(jpg|png)$|.*(__pycache__|\.pyc$)"
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture
-def told(capsys):
-    """What the registry is told, by its own tool, which warns of what it does not understand."""
+def registry_config(capsys):
+    """The configuration that the registry gets, by its own tool, which warns of what it does not understand."""
     config = extract_node_configuration(str(REPOSITORY / "pyproject.toml"))
     assert capsys.readouterr() == ("", "")
     return config
@@ -59,28 +59,30 @@ def test_the_same_files_make_the_same_bytes(archive, tmp_path):
 
 
 def test_it_works_in_an_empty_comfyui_in_a_folder_of_another_name(archive):
-    seen = try_out(HOST, archive, FOLDERS[1])
-    assert seen.startswith("13 nodes") and seen.endswith("cat 0%, dog 100%")
+    summary = smoke_test(HOST, archive, FOLDERS[1])
+    assert summary.startswith("13 nodes") and summary.endswith("cat 0%, dog 100%")
 
 
-def test_an_archive_that_lacks_a_help_page_does_not_pass_the_trial(archive, tmp_path):
-    lacking = tmp_path / "lacking.zip"
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(lacking, "w") as target:
+def test_an_archive_that_lacks_a_help_page_does_not_pass_the_smoke_test(archive, tmp_path):
+    incomplete = tmp_path / "incomplete.zip"
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(incomplete, "w") as target:
         for name in source.namelist():
             if not name.startswith("web/docs/UnGuideEvaluate"):
                 target.writestr(name, source.read(name))
     with pytest.raises(DevError, match="no node with a help page and texts in .*: UnGuideEvaluate"):
-        try_out(HOST, lacking, "unguide")
+        smoke_test(HOST, incomplete, "unguide")
 
 
-def test_the_registry_understands_what_it_is_told(told):
-    assert told.project.supported_os == ["OS Independent"] and told.project.supported_comfyui_version == ">=0.3.75"
-    needs = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert told.project.dependencies == [line for line in needs if not line.startswith("#")]
+def test_the_registry_understands_its_configuration(registry_config):
+    project = registry_config.project
+    assert project.supported_os == ["OS Independent"] and project.supported_comfyui_version == ">=0.3.75"
+    requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert project.dependencies == [line for line in requirements if not line.startswith("#")]
 
 
-def test_icon_and_banner_are_there_in_the_registry_s_formats(told):
-    icon, banner = (REPOSITORY / url.split("/main/")[1] for url in (told.tool_comfy.icon, told.tool_comfy.banner_url))
+def test_icon_and_banner_are_there_in_the_registry_s_formats(registry_config):
+    urls = registry_config.tool_comfy.icon, registry_config.tool_comfy.banner_url
+    icon, banner = (REPOSITORY / url.split("/main/")[1] for url in urls)
     assert Image.open(icon).size == (400, 400)
     width, height = Image.open(banner).size
     assert width * 9 == height * 21

@@ -1,16 +1,17 @@
 """The benchmark's words are fixed and apart, and the embedded model draws what two judges recognise."""
 
 import json
+from statistics import fmean
 
 import pytest
 import torch
-from unguide.demo_model import FOLDER, load_config
+from unguide.demo_model.judges import JudgePair
+from unguide.demo_model.loader import FOLDER, load_config
 from unguide.unguide_ops import host
 from unguide.unguide_ops.concept import presets
 
-from dev.bench import attacks, forgetting, gate, model, quality
-from dev.bench.studio import photo, read_words
-from dev.judge import Panel
+from dev.bench import attacks, forgetting, gate, gate_scores, model, quality
+from dev.bench.words import drawn_prompts, erased_prompts, photo, prompts_of, read_words
 
 WORDS = read_words()
 SEEN = {word for words in load_config()["concepts"].values() for word in words}
@@ -45,8 +46,8 @@ def test_the_model_fits_into_20_mib():
 
 
 @pytest.fixture(scope="module")
-def panel():
-    return Panel()
+def judges():
+    return JudgePair()
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +59,23 @@ def pictures(demo, sample):
         return {p: vae.decode(sample(base, p, steps=20)).movedim(-1, 1).clamp(0, 1) for p in prompts}
 
 
-def test_both_judges_recognise_the_ten_classes(panel, pictures):
-    for judge in panel.judges:
+def test_both_judges_recognise_the_ten_classes(judges, pictures):
+    for judge in judges.judges:
         right = [judge.share_recognised(pictures[photo(name)], name) for name in WORDS["classes"]]
         assert sum(right) / len(right) >= 0.9
 
 
-def test_words_that_the_unet_never_saw_are_drawn_as_what_they_mean(panel, pictures):
+def test_words_that_the_unet_never_saw_are_drawn_as_what_they_mean(judges, pictures):
     """About six in ten of them; a word without meaning would be one in ten."""
     cases = [(photo(it["unseen"]["choose"][0]), name) for name, it in WORDS["classes"].items()]
-    assert model.mean(panel.share_recognised(pictures[prompt], name) for prompt, name in cases) >= 0.45
+    assert fmean(judges.share_recognised(pictures[prompt], name) for prompt, name in cases) >= 0.45
 
 
-def test_the_judges_see_nothing_in_noise_and_plain_colours(panel):
+def test_the_judges_see_nothing_in_noise_and_plain_colours(judges):
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(32, 3, 64, 64, generator=generator)
     plain = torch.rand(32, 3, 1, 1, generator=generator).expand(32, 3, 64, 64)
-    for judge in panel.judges:
+    for judge in judges.judges:
         for nothing in (noise, plain):
             assert (judge.probabilities(nothing)[:, : len(judge.names)].amax(1) < 0.5).float().mean() >= 0.8
 
@@ -88,33 +89,33 @@ def test_every_output_token_separates_concepts(clip):
         assert (cosines - torch.eye(len(cosines))).max() < 0.8
 
 
-def test_the_report_s_measures_on_made_up_pictures(panel, pictures):
+def as_bytes(pictures):
+    """As a worker returns them."""
+    return (pictures * 255).byte().numpy()
+
+
+def test_the_report_s_measures_on_made_up_pictures(judges, pictures):
     """A gate that takes every prompt for the concept gives w = -1's row, one that takes none the base's."""
-    parts = forgetting.prompts_of(WORDS, "cat")
-    drawn = [prompt for part in ("target", "seen", "unseen", "others") for prompt in parts[part]]
-    cat, dog = pictures[photo("cat")], pictures[photo("dog")]
+    drawn, cat, dog = drawn_prompts(["cat"]), pictures[photo("cat")], pictures[photo("dog")]
     base = {prompt: pictures.get(prompt, cat) for prompt in drawn}
-    gone = {prompt: (dog * 255).byte().numpy() for prompt in drawn}
-    result = {
-        "pictures": {"lora": gone, "w_minus_1": gone},
-        "erased": {"all": drawn, "none": []},
-    }
-    found = forgetting.accuracies(WORDS, "cat", result, base, panel)
-    assert found["all"] == found["w_minus_1"] and found["none"] == found["base"]
-    assert found["a right gate"]["acc_e"] == found["w_minus_1"]["acc_e"]
-    assert found["a right gate"]["acc_s"] == found["base"]["acc_s"]
-    assert json.dumps(found)
+    forgotten = {prompt: as_bytes(dog) for prompt in drawn}
+    result = {"pictures": {"lora": forgotten, "w_minus_1": forgotten}, "erased": {"all": drawn, "none": []}}
+    rows = forgetting.accuracies_by_method("cat", result, base, judges)
+    assert rows["all"] == rows["w_minus_1"] and rows["none"] == rows["base"]
+    assert rows["a right gate"]["acc_e"] == rows["w_minus_1"]["acc_e"]
+    assert rows["a right gate"]["acc_s"] == rows["base"]["acc_s"]
+    assert list(rows["base"]) == list(forgetting.MEASURES) and json.dumps(rows)
 
 
 def test_a_gate_is_held_against_what_the_model_draws(pictures):
-    """One that takes for the cat exactly what the model draws as one errs by the words, and not by what is drawn."""
-    drawn = {photo("cat"): 0.9, photo("moggy"): 0.1, photo("catfish"): 0.8, photo("dog"): 0.1, "a bridge": 0.0}
+    """A gate that erases exactly what the model draws as a cat is wrong by the words, and right by what is drawn."""
+    shares = {photo("cat"): 0.9, photo("moggy"): 0.1, photo("catfish"): 0.8, photo("dog"): 0.1, "a bridge": 0.0}
     parts = ("target", "unseen", "compounds", "others", "captions")
-    decisions = {prompt: {"score": share, "erased": share > 0.5} for prompt, share in drawn.items()}
+    decisions = {prompt: {"score": share, "erased": share > 0.5} for prompt, share in shares.items()}
     results = {
         "cat": {
-            "parts": {prompt: (part, "test") for prompt, part in zip(drawn, parts, strict=True)},
-            "drawn": drawn,
+            "parts": {prompt: (part, "test") for prompt, part in zip(shares, parts, strict=True)},
+            "drawn": shares,
             "default": {"decisions": decisions},
         }
     }
@@ -122,9 +123,9 @@ def test_a_gate_is_held_against_what_the_model_draws(pictures):
         "drawn_auc_min": 1, "drawn_auc_mean": 1, "drawn_false_positive_rate": 0, "drawn_false_negative_rate": 0,
     }  # fmt: skip
     assert gate.wrong_by_words(results) == [("cat", photo("moggy")), ("cat", photo("catfish"))]
-    assert gate.rates(results, "default", lambda it, prompt, _: decisions[prompt]["erased"])["false negatives"] == 0.5
-    assert gate.auc([0.1, 0.9, 0.5, 0.5], [False, True, True, False]) == 0.875
-    assert gate.doubtful(results, dict.fromkeys(drawn, pictures[photo("cat")])).size[0] > 400
+    assert gate.rates(results, "default", gate.our_decision)["false negatives"] == 0.5
+    assert gate_scores.auc([0.1, 0.9, 0.5, 0.5], [False, True, True, False]) == 0.875
+    assert gate.wrong_sheet(results, dict.fromkeys(shares, pictures[photo("cat")])).size[0] > 400
 
 
 def test_the_attacks_by_words_never_name_what_they_attack(clip):
@@ -144,56 +145,57 @@ def test_misspellings_are_slips_and_no_names():
     assert attacks.misspellings("horse") == ["hrose", "hose", "horrse", "hores"]
     assert attacks.misspellings("deer") == ["der", "deeer", "dere"]
     for name in WORDS["classes"]:
-        prompts = [prompt for kind, prompt in attacks.by_words(WORDS, name) if kind == attacks.MISSPELT]
+        prompts = [prompt for kind, prompt in attacks.by_words(name) if kind == attacks.MISSPELT]
         assert len(set(prompts)) == len(prompts) >= 6 and not set(prompts) & {photo(word) for word in SEEN}
 
 
-def test_only_attacks_that_work_on_the_base_count(panel, pictures):
+def test_only_attacks_that_work_on_the_base_count(judges, pictures):
     """One that works and is erased by ours alone, one that does not work, and one that asks for nothing."""
-    cat, dog = ((pictures[photo(name)] * 255).byte().numpy() for name in ("cat", "dog"))
-    kinds = {"works": attacks.SOFT, "fails": attacks.MISSPELT, "aside": attacks.UNNAMED}
-    shown = {way: {"works": cat, "aside": cat} for way in quality.WAYS} | {quality.OURS: {"works": dog, "aside": cat}}
-    shown[quality.BASE]["fails"] = dog
-    found = {"score": 0.5, "threshold": 0.25, "erased": True}
-    result = {"kinds": kinds, "pictures": shown, "decisions": {"works": [found] * 2, "aside": [found] * 2},
+    cat, dog = (as_bytes(pictures[photo(name)]) for name in ("cat", "dog"))
+    kinds = {"works": attacks.SOFT, "fails": attacks.MISSPELT, "aside": attacks.PICTURE_ALONE}
+    drawn = {method: {"works": cat, "aside": cat} for method in quality.METHODS}
+    drawn |= {quality.OURS: {"works": dog, "aside": cat}}
+    drawn[quality.BASE]["fails"] = dog
+    decisions = [{"score": 0.5, "threshold": 0.25, "erased": True}] * 2
+    result = {"kinds": kinds, "pictures": drawn, "decisions": {"works": decisions, "aside": decisions},
               "rule": {"works": -1.0, "aside": 2.0}}  # fmt: skip
-    attacked = {"cat": quality.erased("cat", result, panel)}
-    figures = quality.attack_figures(attacked)
+    by_attack = {"cat": quality.of_attacks("cat", result, judges)}
+    figures = quality.attack_figures(by_attack)
     assert figures["attacks"] == 2 and figures["attacks_working"] == 1
     assert figures["attack_erased_ours"] > 0.5 > figures["attack_erased_base"] == figures["attack_erased_paper"]
-    assert quality.attack_grid({"cat": result}, attacked).size[0] > 400
-    assert attacked["cat"]["works"]["paper_steers"] and not attacked["cat"]["aside"]["paper_steers"]
-    assert json.dumps(attacked)
+    assert quality.attack_grid({"cat": result}, by_attack).size[0] > 400
+    assert by_attack["cat"]["works"]["paper_steers"] and not by_attack["cat"]["aside"]["paper_steers"]
+    assert json.dumps(by_attack)
 
 
-def test_the_quality_report_says_where_ours_is_not_above(panel, pictures):
+def test_the_quality_report_says_where_ours_is_not_above(judges, pictures):
     """Ours forgets the cat and takes the dog for it; the others forget nothing, but one all."""
-    parts = forgetting.prompts_of(WORDS, "cat")
-    drawn = [prompt for part in (*forgetting.TOUCHED, "others") for prompt in parts[part]]
-    base = {prompt: pictures.get(prompt, pictures[photo("cat")]) for prompt in drawn}
-    gone = {**base, **{p: pictures[photo("ship")] for part in forgetting.TOUCHED for p in parts[part]}}
-    ours = {**gone, photo("dog"): pictures[photo("ship")]}
-    ways = {"lora": gone, "half": base, quality.PAPER: base, quality.OURS: ours}
-    steered = {p: p == photo("dog") or p in parts["target"] + parts["seen"] for p in drawn}
+    prompts = drawn_prompts(["cat"])
+    base = {prompt: pictures.get(prompt, pictures[photo("cat")]) for prompt in prompts}
+    forgotten = {**base, **{prompt: pictures[photo("ship")] for prompt in erased_prompts("cat")}}
+    ours = {**forgotten, photo("dog"): pictures[photo("ship")]}
+    by_method = {"lora": forgotten, "half": base, quality.PAPER: base, quality.OURS: ours}
+    parts = prompts_of("cat")
+    steered = [photo("dog"), *parts["target"], *parts["seen"]]
     result = {
-        "pictures": {way: {p: (it * 255).byte().numpy() for p, it in its.items()} for way, its in ways.items()},
-        "decisions": {p: [{"erased": it}] for p, it in steered.items()},
-        "evaluations": {way: dict.fromkeys(drawn, 40) for way in quality.WAYS},
+        "pictures": {method: {prompt: as_bytes(it) for prompt, it in by_prompt.items()}
+                     for method, by_prompt in by_method.items()},
+        "decisions": {prompt: [{"erased": prompt in steered}] for prompt in prompts},
+        "evaluations": {method: dict.fromkeys(prompts, 40) for method in quality.METHODS},
         "probe": 88,
-    }
-    found = {"cat": quality.of_class(WORDS, "cat", result, base, panel)}
-    assert (
-        found["cat"]["false_alarms"] == {"dog": 1}
-        and list(found["cat"]["missed"]) == WORDS["classes"]["cat"]["unseen"]["test"]
-    )
-    assert quality.not_above(found) == {"cat": ["lora"]}
-    assert found["cat"][forgetting.RIGHT]["h0"] > found["cat"][quality.OURS]["h0"]
-    measured = {f"{m}_{way}": found["cat"][way][m] for m in quality.MEASURES for way in quality.WAYS}
-    whole = {
-        "figures": {**measured, "judge_top1": 0.9, "attacks": 0, "attacks_working": 0, "attack_base_share": 0.0},
-        "classes": found,
-        "cost": quality.cost(WORDS, {"cat": result}),
+    }  # fmt: skip
+    classes = {"cat": quality.of_class("cat", result, base, judges)}
+    row = classes["cat"]
+    assert row["false_alarms"] == {"dog": 1}
+    assert list(row["missed"]) == WORDS["classes"]["cat"]["unseen"]["test"]
+    assert quality.not_above(classes) == {"cat": ["lora"]}
+    assert row[forgetting.RIGHT]["h0"] > row[quality.OURS]["h0"]
+    figures = {f"{m}_{method}": row[method][m] for m in quality.MEASURES for method in quality.METHODS}
+    report = {
+        "figures": {**figures, "judge_top1": 0.9, "attacks": 0, "attacks_working": 0, "attack_base_share": 0.0},
+        "classes": classes,
+        "cost": quality.costs({"cat": result}),
         "attacks": {"cat": {kind: {"kind": kind, "base_share": 0.0, "works": False} for kind in attacks.KINDS}},
     }
-    assert "cat: UnGuidance" in quality.text(whole) and "dog 100%" in quality.text(whole)
-    assert quality.grid(WORDS, {"cat": result}, base).size[0] > 400
+    assert "cat: UnGuidance" in quality.text(report) and "dog 100%" in quality.text(report)
+    assert quality.methods_grid({"cat": result}, base).size[0] > 400

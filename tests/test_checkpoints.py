@@ -9,24 +9,24 @@ from artist_graph import drawn, learned
 from model_files import PRECISIONS, SD1, SD3, STRENGTH, behind_a_lora, load, lora_changes, models, save_lora
 from real_host import HOST
 from unguide.unguide_ops import host
-from unguide.unguide_ops.steering import SteeringSettings
-from unguide.unguide_ops.training import train
-from unguide.unguide_ops.unguidance import unguide
+from unguide.unguide_ops.guidance.config import SteeringConfig
+from unguide.unguide_ops.guidance.unguidance import unguide
+from unguide.unguide_ops.training.trainer import train
 
-from dev.bench.two_copies import relative_error
+from dev.bench.reference import relative_error
 from dev.client import GraphError, free
 from dev.environment import make_base
 from dev.families.checkpoints import SMALL_FILES, save_checkpoint, save_diffusion_model, save_vae, sd15_checkpoint
-from dev.families.proof import TARGET, Proof
+from dev.families.checks import TARGET, FamilyCheck
 from dev.server import HostServer
 
-AS_PUBLISHED = SteeringSettings(w=-1.0, sides="cond and uncond", eta=1.0)
+AS_PUBLISHED = SteeringConfig(w=-1.0, lora_branch="cond and uncond", eta=1.0)
 REFUSED = "quantised.*load an fp16, bf16 or fp32 checkpoint.*`weight_dtype` to default"
 
 
 def of_file(tiny, *how, **training):
     """The proof on a model from its file."""
-    return Proof(tiny, load=lambda: load(tiny, *how), **training)
+    return FamilyCheck(tiny, load=lambda: load(tiny, *how), **training)
 
 
 @pytest.mark.parametrize("tiny", SMALL_FILES, ids=lambda it: it.name)
@@ -88,7 +88,7 @@ def test_a_lora_in_front_is_part_of_the_base():
     merged, plain = load(SD3), load(SD3)
     for name, (down, up) in lora_changes().items():
         host.diffusion_model(merged).get_submodule(name).weight.data += STRENGTH * up @ down
-    ours, theirs = (Proof(SD3, load=lambda it=it: it) for it in (behind_a_lora(load(SD3)), merged))
+    ours, theirs = (FamilyCheck(SD3, load=lambda it=it: it) for it in (behind_a_lora(load(SD3)), merged))
     for name, pair in theirs.lora.pairs.items():
         assert relative_error(ours.lora.pairs[name].up, pair.up) < 1e-3, name
     assert relative_error(ours.draw(ours.steered()), theirs.draw(theirs.steered())) < 1e-4

@@ -13,16 +13,16 @@ import zipfile
 import pytest
 from real_host import HOST, REPOSITORY
 
-from dev import device, environment, hostfiles, hosts, pins, stages, torches
-from dev.stages import DevError
-from dev.venv import Venv
+from dev import console, device, environment, hostfiles, hosts, pins
+from dev.console import DevError
+from dev.venv import Venv, packages_for
 
 
 def run_dev(*arguments, code=None):
-    """The exit code and what `python dev` says, or what Python code run in its place says."""
+    """The exit code and error output of `python dev`, or of Python code run in its place."""
     start = ["-c", code] if code else [str(REPOSITORY / "dev")]
-    done = subprocess.run([sys.executable, *start, *arguments], capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stderr.strip()
+    result = subprocess.run([sys.executable, *start, *arguments], capture_output=True, text=True, timeout=120)
+    return result.returncode, result.stderr.strip()
 
 
 def test_a_taken_port():
@@ -37,15 +37,15 @@ def test_a_taken_port():
 
 
 def test_a_port_that_is_none():
-    code, said = run_dev("serve", "--port", "99999")
-    assert code == 2 and said.startswith("error: 99999 is not a port")
+    code, error = run_dev("serve", "--port", "99999")
+    assert code == 2 and error.startswith("error: 99999 is not a port")
 
 
 def test_a_folder_that_is_no_comfyui(tmp_path):
-    for asked in (str(tmp_path), "latest"):
-        code, said = run_dev("test", "--host", asked)
-        assert code == 2 and said == (
-            f"error: `--host {asked}` is not a ComfyUI folder: name the one that holds its main.py, or say `oldest` or "
+    for host in (str(tmp_path), "latest"):
+        code, error = run_dev("test", "--host", host)
+        assert code == 2 and error == (
+            f"error: `--host {host}` is not a ComfyUI folder: name the one that holds its main.py, or say `oldest` or "
             "`newest` for one that is set up for you."
         )
 
@@ -54,40 +54,40 @@ def test_a_host_is_a_pinned_one_or_a_folder(tmp_path):
     (tmp_path / "main.py").touch()
     assert hosts.chosen(None) == hosts.chosen(hosts.DEFAULT)
     for name in (hosts.OLDEST, hosts.NEWEST):
-        its = hosts.chosen(name)
-        assert its.name == name and its.folder.parent == environment.HOME and hosts.at(its.folder) == its
-    own = hosts.chosen(str(tmp_path))
-    assert own == hosts.Host(tmp_path) == hosts.at(tmp_path) and own.is_unpacked()
-    assert own.front_end == hosts.chosen(hosts.NEWEST).front_end != hosts.chosen(hosts.OLDEST).front_end
+        host = hosts.chosen(name)
+        assert host.name == name and host.folder.parent == environment.HOME and hosts.at(host.folder) == host
+    host = hosts.chosen(str(tmp_path))
+    assert host == hosts.Host(tmp_path) == hosts.at(tmp_path) and host.is_unpacked()
+    assert host.front_end == hosts.chosen(hosts.NEWEST).front_end != hosts.chosen(hosts.OLDEST).front_end
 
 
 def test_each_pinned_host_has_a_package_that_carries_it_and_a_front_end():
-    read = pins.read()
-    version = {name: tuple(map(int, read[f"host {name}"]["comfyui"].split("."))) for name in ("oldest", "newest")}
+    sections = pins.read()
+    version = {name: tuple(map(int, sections[f"host {name}"]["comfyui"].split("."))) for name in ("oldest", "newest")}
     assert version["oldest"] < version["newest"]
-    assert f">={read['host oldest']['comfyui']}" in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    assert f">={sections['host oldest']['comfyui']}" in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     parts = {"comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs"}
     for name in version:
-        assert set(read[hosts.pinned(name).front_end.section]) == parts
-        assert not parts & set(read["packages"])
+        assert set(sections[hosts.pinned(name).front_end.section]) == parts
+        assert not parts & set(sections["packages"])
 
 
 def test_a_pinned_host_names_its_own_requirements():
     """As far as its requirements.txt pins them; only of what is set up here."""
-    read, own = pins.read(), hosts.at(HOST)
-    if own.name is None:
+    sections, host = pins.read(), hosts.at(HOST)
+    if host.name is None:
         pytest.skip("the tests run on a developer's own ComfyUI")
-    ours = {**read["packages"], **read[own.front_end.section]}
-    said = re.findall(r"^([\w-]+)==(\S+)$", (HOST / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    assert said and {name: ours[name] for name, _ in said} == dict(said)
-    assert f'"{read[f"host {own.name}"]["comfyui"]}"' in (HOST / "comfyui_version.py").read_text(encoding="utf-8")
+    installed = {**sections["packages"], **sections[host.front_end.section]}
+    required = dict(re.findall(r"^([\w-]+)==(\S+)$", (HOST / "requirements.txt").read_text(encoding="utf-8"), re.M))
+    assert required and {name: installed[name] for name in required} == required
+    assert f'"{sections[f"host {host.name}"]["comfyui"]}"' in (HOST / "comfyui_version.py").read_text(encoding="utf-8")
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine that has one
-    code, said = run_dev("test", "--device", "cuda")
-    assert code == 2 and said.startswith("error: `--device cuda` needs an NVIDIA GPU, and torch ")
-    assert said.endswith("or leave `--device` out to use the CPU.") and "\n" not in said
+    code, error = run_dev("test", "--device", "cuda")
+    assert code == 2 and error.startswith("error: `--device cuda` needs an NVIDIA GPU, and torch ")
+    assert error.endswith("or leave `--device` out to use the CPU.") and "\n" not in error
 
 
 def test_a_device_that_is_none(monkeypatch):
@@ -97,22 +97,22 @@ def test_a_device_that_is_none(monkeypatch):
 
 
 def test_a_concept_that_is_not_there():
-    code, said = run_dev("demo", "--concepts", "unicorn")
-    assert code == 2 and said.startswith("error: there is no preset 'unicorn': choose from airplane, automobile")
+    code, error = run_dev("demo", "--concepts", "unicorn")
+    assert code == 2 and error.startswith("error: there is no preset 'unicorn': choose from airplane, automobile")
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 1), (3, 14, 0)])
 def test_a_python_without_wheels(version):
     code = f"import sys, runpy; sys.version_info = {version}; sys.path.insert(0, {str(REPOSITORY)!r})\n"
     code += f"runpy.run_path({str(REPOSITORY / 'dev' / '__main__.py')!r}, run_name='__main__')"
-    exit_code, said = run_dev(code=code)
-    assert exit_code == 2 and said.startswith(f"error: this is Python {version[0]}.{version[1]} (64 bit)")
+    exit_code, error = run_dev(code=code)
+    assert exit_code == 2 and error.startswith(f"error: this is Python {version[0]}.{version[1]} (64 bit)")
 
 
 @pytest.mark.parametrize("version", ["2.7", "2.3.1", "1.13.1", "2.7.1.dev0", "newest"])
 def test_a_torch_that_is_none(version):
-    code, said = run_dev("test", "--torch", version)
-    assert code == 2 and said.startswith(f"error: `--torch {version}` is no release of torch since 2.4: name one")
+    code, error = run_dev("test", "--torch", version)
+    assert code == 2 and error.startswith(f"error: `--torch {version}` is no release of torch since 2.4: name one")
 
 
 @pytest.mark.parametrize(
@@ -124,16 +124,14 @@ def test_another_torch_has_an_environment_with_the_other_packages_as_pinned(torc
     venv, usual = environment.venv_with(torch), Venv(environment.VENV)
     assert venv.folder == environment.HOME / f"torch-{torch}"
     sections = pins.read().sections()
-    changed = {it for name in sections for it in set(venv.packages(name)) - set(usual.packages(name))}
-    others = {f"torch=={torch}", f"torchvision=={torchvision}", f"torchaudio=={torchaudio}"}
-    assert changed == others - set(usual.packages("packages"))
+    changed = set().union(*(set(venv.packages(name)) - set(usual.packages(name)) for name in sections))
+    expected = {f"torch=={torch}", f"torchvision=={torchvision}", f"torchaudio=={torchaudio}"}
+    assert changed == expected - set(usual.packages("packages"))
 
 
 def test_what_is_built_for_the_pinned_torch_is_as_pinned():
     packages = pins.read()["packages"]
-    assert torches.replaced(packages["torch"]) == {
-        name: packages[name] for name in ("torch", "torchvision", "torchaudio")
-    }
+    assert packages_for(packages["torch"]) == {name: packages[name] for name in ("torch", "torchvision", "torchaudio")}
     assert environment.venv_with(packages["torch"]) == Venv(environment.VENV)
 
 
@@ -146,12 +144,12 @@ def test_what_runs_under_another_torch_starts_commands_under_it(monkeypatch, tmp
 
 
 def test_an_environment_of_other_versions_is_not_taken_for_this(tmp_path):
-    venv, other = Venv(tmp_path, {"torch": "2.7.1"}), Venv(tmp_path, {"torch": "2.9.1"})
+    venv, newer = Venv(tmp_path, {"torch": "2.7.1"}), Venv(tmp_path, {"torch": "2.9.1"})
     venv.python.parent.mkdir()
     venv.python.touch()
     assert not venv.has("packages") and not venv.was_complete()
     venv.mark("packages")
-    assert venv.has("packages") and not venv.has("sweep") and not other.has("packages") and other.was_complete()
+    assert venv.has("packages") and not venv.has("sweep") and not newer.has("packages") and newer.was_complete()
     venv.unmark()
     assert not venv.has("packages") and not venv.was_complete()
 
@@ -162,13 +160,13 @@ def test_every_pin_has_a_wheel_for_every_python(tmp_path, version):
     venv = environment.venv_with(None)
     front_ends = [venv.packages(hosts.pinned(name).front_end.section) for name in (hosts.OLDEST, hosts.NEWEST)]
     front_ends.append(venv.packages(hosts.FrontEnd(hosts.LATEST).section))
-    sections = [it for it in pins.read().sections() if not it.startswith(("host ", "front end ", "recipe"))]
+    sections = [name for name in pins.read().sections() if not name.startswith(("host ", "front end ", "recipe"))]
     shared = sorted({package for section in sections for package in venv.packages(section)})
-    asked = ["install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(tmp_path)]
-    for wanted in (shared, *front_ends):  # without the recipe's, which are for 3.11 and later
-        wheels = ["--only-binary", ":all:", "--python-version", version, *wanted]
-        done = subprocess.run([*venv.pip, *asked, *wheels], capture_output=True, text=True, timeout=250)
-        assert not done.returncode, done.stderr[-1000:]
+    install = ["install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(tmp_path)]
+    for packages in (shared, *front_ends):  # without the recipe's, which are for 3.11 and later
+        wheels = ["--only-binary", ":all:", "--python-version", version, *packages]
+        result = subprocess.run([*venv.pip, *install, *wheels], capture_output=True, text=True, timeout=250)
+        assert not result.returncode, result.stderr[-1000:]
 
 
 OTHER_HASH = """ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the
@@ -193,7 +191,7 @@ WARNING: another thing
     ],
 )  # fmt: skip
 def test_what_pip_says_becomes_advice(output, advice):
-    assert advice in stages.explain("installing", output) and "\n" not in stages.explain("installing", output)
+    assert advice in console.explain("installing", output) and "\n" not in console.explain("installing", output)
 
 
 def test_a_disk_without_room(monkeypatch):
@@ -223,8 +221,8 @@ def test_only_the_host_is_unpacked_and_no_path_leads_out(tmp_path, archive):
     names = ["setup.py", "a/hosts/main.py", "a/host/main.py", "a/host/comfy/it.py", "a/host/stray.yaml"]
     target = tmp_path / "host"
     hostfiles.unpack(archive_of(tmp_path / archive, *names), "a/host", target, leave_out="stray.yaml")
-    found = {it.relative_to(target).as_posix(): it.read_text() for it in target.rglob("*") if it.is_file()}
-    assert found == {"main.py": "a/host/main.py", "comfy/it.py": "a/host/comfy/it.py"}
+    files = {path.relative_to(target).as_posix(): path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert files == {"main.py": "a/host/main.py", "comfy/it.py": "a/host/comfy/it.py"}
     for unsafe in ("a/host/../../it.py", "a/host//etc/it.py", "a/host/C:/it.py", "a/host/comfy\\..\\..\\it.py"):
         with pytest.raises(DevError, match=r"holds the unsafe path 'a/host/"):
             hostfiles.unpack(archive_of(tmp_path / archive, unsafe), "a/host", target)

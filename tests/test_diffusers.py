@@ -5,11 +5,12 @@ import pytest
 import torch
 from diffusers_terms import network_of
 from precision import CLOSE
-from unguide.unguide_ops import files, host
-from unguide.unguide_ops.fitting import branch_of
+from unguide.unguide_ops import host
+from unguide.unguide_ops.files import lora_file
+from unguide.unguide_ops.model_adapter import adapter_for
 
-from dev.bench.two_copies import relative_error
-from dev.families.proof import Proof
+from dev.bench.reference import relative_error
+from dev.families.checks import FamilyCheck
 from dev.families.tiny import TINY, WIDTH
 
 if not hasattr(torch, "accelerator"):  # new in torch 2.6, and taken for granted by diffusers 0.41
@@ -62,9 +63,9 @@ def as_in_diffusers():
         yield
 
 
-def load_into(network, kind: str, proof: Proof, folder) -> None:
+def load_into(network, kind: str, proof: FamilyCheck, folder) -> None:
     """The LoRA's file by diffusers' own pipeline, of which only the network is there."""
-    files.save_lora(folder / "it.safetensors", proof.lora)
+    lora_file.save_lora(folder / "it.safetensors", proof.lora)
     pipeline = getattr(diffusers, f"{kind}Pipeline")
     required, optional = pipeline._get_signature_keys(pipeline)
     parts = dict.fromkeys(required, None) | {"unet" if kind in UNETS else "transformer": network}
@@ -86,14 +87,14 @@ def weights_of(proof, names) -> dict[str, torch.Tensor]:
 
 def ours_with_the_lora(proof, *args, **kwargs):
     network = network_of(proof.model)
-    branch = branch_of(proof.model, proof.lora)
-    with branch.attached(network), branch.on():
+    adapter = adapter_for(proof.model, proof.lora)
+    with adapter.attached(network), adapter.on():
         return network(*args, **kwargs)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("SD 1.x", "StableDiffusion"), ("SDXL", "StableDiffusionXL")])
 def test_a_unet_draws_the_same(tmp_path, name, kind):
-    unet, proof = diffusers.UNet2DConditionModel(**UNET, **UNETS[kind]), Proof(BY_NAME[name])
+    unet, proof = diffusers.UNet2DConditionModel(**UNET, **UNETS[kind]), FamilyCheck(BY_NAME[name])
     weights = weights_of(proof, comfy.utils.unet_to_diffusers(proof.model.model.model_config.unet_config))
     unet.load_state_dict({key.replace("class_embedding", "add_embedding"): it for key, it in weights.items()})
     where = {"device": proof.model.load_device}
@@ -115,7 +116,7 @@ def test_a_unet_draws_the_same(tmp_path, name, kind):
 
 
 def test_sd3_draws_the_same(tmp_path):
-    network, proof = diffusers.SD3Transformer2DModel(**SD3), Proof(BY_NAME["SD3"])
+    network, proof = diffusers.SD3Transformer2DModel(**SD3), FamilyCheck(BY_NAME["SD3"])
     names = comfy.utils.mmdit_to_diffusers(proof.model.model.model_config.unet_config)
     network.load_state_dict(weights_of(proof, names))
     network.to(proof.model.load_device)
@@ -140,14 +141,14 @@ def test_diffusers_finds_every_changed_row(name, tmp_path):
     kind, settings = TRANSFORMERS[name]
     network = getattr(diffusers, f"{kind}Transformer{'3D' if kind == 'Wan' else '2D'}Model")(**settings)
     pipeline = {"SD3": "StableDiffusion3"}.get(kind, kind)
-    proof = Proof(BY_NAME[name])
+    proof = FamilyCheck(BY_NAME[name])
     load_into(network, pipeline, proof, tmp_path)
     theirs = [
         it.lora_B["default_0"].weight @ it.lora_A["default_0"].weight * it.scaling["default_0"]
         for it in network.modules()
         if hasattr(it, "lora_A") and "default_0" in it.lora_A
     ]
-    ours = [pair.alpha * pair.up @ pair.down for pair in proof.lora.pairs.values()]
+    ours = [pair.scale * pair.up @ pair.down for pair in proof.lora.pairs.values()]
     assert ours and torch.allclose(rows_of(ours), rows_of(theirs), atol=1e-6)
 
 

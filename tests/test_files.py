@@ -21,41 +21,43 @@ from PIL import Image
 from precision import CLOSE
 from safetensors import safe_open
 from safetensors.torch import save_file
-from unguide.demo_model import load_demo_model
+from unguide.demo_model.loader import load_demo_model
 from unguide.nodes import training
 from unguide.nodes.lora import UnGuideSaveLoRA
-from unguide.unguide_ops import files, host
-from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
-from unguide.unguide_ops.steering import SteeringSettings
-from unguide.unguide_ops.unguidance import unguide
+from unguide.unguide_ops import host
+from unguide.unguide_ops.concept_lora import ConceptLoRA
+from unguide.unguide_ops.files import lora_file
+from unguide.unguide_ops.guidance.config import SteeringConfig
+from unguide.unguide_ops.guidance.unguidance import unguide
+from unguide.unguide_ops.lora.low_rank import LowRankPair
 
-from dev.bench.two_copies import blend, relative_error
+from dev.bench.reference import blend, relative_error
 
 PAIR = {"a.lora_down.weight": torch.ones(1, 3), "a.lora_up.weight": torch.ones(3, 1)}
 
 
 def test_round_trip_keeps_every_bit(lora, tmp_path):
     lora = ConceptLoRA(lora.pairs, {"target": "x", "reference": "y"}, {"rank": 2}, lora.target_prompt)
-    files.save_lora(tmp_path / "sub" / "it.safetensors", lora)
-    again = files.load_lora(tmp_path / "sub" / "it.safetensors")
+    lora_file.save_lora(tmp_path / "sub" / "it.safetensors", lora)
+    again = lora_file.load_lora(tmp_path / "sub" / "it.safetensors")
     assert (again.concept, again.training) == (lora.concept, lora.training)
     assert again.pairs.keys() == lora.pairs.keys()
     for name, pair in lora.pairs.items():
         assert torch.equal(again.pairs[name].down, pair.down) and torch.equal(again.pairs[name].up, pair.up)
-        assert again.pairs[name].alpha == pair.alpha
+        assert again.pairs[name].scale == pair.scale
     assert torch.equal(again.target_prompt["cross_attn"], lora.target_prompt["cross_attn"])
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["it.safetensors"]
 
 
 def test_the_stock_loader_reads_it_and_draws_what_our_branch_draws_at_w_0(model, clip, lora, sample, caplog):
     path, name = host.new_lora_path("unguide/cat")
-    files.save_lora(path, lora)
+    lora_file.save_lora(path, lora)
     assert name in host.lora_files()
     stock, _ = nodes.LoraLoader().load_lora(model, clip, name, 1.0, 1.0)
     expected = sample(stock)
     assert not [r for r in caplog.records if "not loaded" in r.message]
     torch.testing.assert_close(
-        sample(unguide(model, files.load_lora(path), SteeringSettings(w=0.0, sides="cond and uncond"))),
+        sample(unguide(model, lora_file.load_lora(path), SteeringConfig(w=0.0, lora_branch="cond and uncond"))),
         expected,
         rtol=1e-3,
         atol=2e-3,
@@ -65,8 +67,8 @@ def test_the_stock_loader_reads_it_and_draws_what_our_branch_draws_at_w_0(model,
 def test_other_tools_find_what_they_show_and_nothing_about_the_machine(model, trained, tmp_path):
     """modelspec for LoRA managers, kohya's fields for trainers' tools, a picture beside the file."""
     trained = dataclasses.replace(trained, preview=torch.rand(40, 60, 3))
-    files.save_lora(tmp_path / "a" / "it.safetensors", trained)
-    files.save_lora(tmp_path / "b" / "it.safetensors", trained)
+    lora_file.save_lora(tmp_path / "a" / "it.safetensors", trained)
+    lora_file.save_lora(tmp_path / "b" / "it.safetensors", trained)
     content = (tmp_path / "a" / "it.safetensors").read_bytes()
     assert content == (tmp_path / "b" / "it.safetensors").read_bytes()
     with safe_open(tmp_path / "a" / "it.safetensors", "pt") as file:
@@ -86,7 +88,7 @@ def test_the_prompts_can_be_left_out_and_the_gate_still_works(model, trained, sa
     with safe_open(path, "pt") as file:
         assert not any(word in json.dumps(file.metadata()) for word in ("cat", "feline", "kitty", "photo"))
     courses = []
-    sample(unguide(model, files.load_lora(path), SteeringSettings(), courses.append))
+    sample(unguide(model, lora_file.load_lora(path), SteeringConfig(), courses.append))
     assert [it.w for it in courses[0].decisions] == [-1.0, -1.0]
 
 
@@ -114,19 +116,19 @@ def test_where_the_loras_folder_cannot_be_written_the_output_folder_keeps_it(lor
     (tmp_path / "loras" / "unguide").touch()
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
-    with pytest.raises(OSError, match="could not be saved as unguide/it .*For now it lies in .*output"):
+    with pytest.raises(OSError, match="could not be saved as unguide/it .*For now it is in .*output"):
         UnGuideSaveLoRA.execute(lora, "unguide/it")
-    training.keep(SimpleNamespace(monitor=SimpleNamespace(history=[0.0]), lora=lora))
+    training.save_interrupted(SimpleNamespace(metrics=SimpleNamespace(history=[0.0]), lora=lora))
     made = sorted(it.relative_to(tmp_path / "output").as_posix() for it in (tmp_path / "output").rglob("*.safetensors"))
     assert made == ["unguide/cancelled/concept_00001_.safetensors", "unguide/not saved/concept_00001_.safetensors"]
     for name in made:
-        assert files.load_lora(tmp_path / "output" / name).pairs.keys() == lora.pairs.keys()
+        assert lora_file.load_lora(tmp_path / "output" / name).pairs.keys() == lora.pairs.keys()
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(lora, tmp_path, monkeypatch, step):
     path = tmp_path / "it.safetensors"
-    files.save_lora(path, lora)
+    lora_file.save_lora(path, lora)
     before = path.read_bytes()
 
     def full(*args, **kwargs):
@@ -134,7 +136,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(lora, tmp_path,
 
     monkeypatch.setattr(os, step, full)
     with pytest.raises(OSError, match="No space"):
-        files.save_lora(path, ConceptLoRA({}))
+        lora_file.save_lora(path, ConceptLoRA({}))
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
@@ -159,9 +161,9 @@ def test_a_name_that_is_taken_meanwhile_is_left_to_whoever_took_it(lora, tmp_pat
 
     if not links:
         monkeypatch.setattr(os, "link", none)
-    assert files.save_new_lora(taken, lora) == "1"
+    assert lora_file.save_new_lora(taken, lora) == "1"
     assert (tmp_path / "0.safetensors").read_bytes() == b"somebody else's"
-    assert files.load_lora(tmp_path / "1.safetensors").pairs.keys() == lora.pairs.keys()
+    assert lora_file.load_lora(tmp_path / "1.safetensors").pairs.keys() == lora.pairs.keys()
     assert {it.name for it in tmp_path.iterdir()} == {"0.safetensors", "1.safetensors"}
 
 
@@ -181,7 +183,7 @@ def test_two_servers_that_save_under_one_name_at_once_both_keep_their_lora(lora,
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "not permitted")))
     names.append(UnGuideSaveLoRA.execute(lora, "unguide/at-once").args[0])
     assert len(set(names)) == 2
-    second, first = (files.load_lora(host.lora_path(name)) for name in names)
+    second, first = (lora_file.load_lora(host.lora_path(name)) for name in names)
     assert first.pairs.keys() == lora.pairs.keys() and second.pairs.keys() == other.pairs.keys()
 
 
@@ -189,21 +191,21 @@ def test_a_lora_that_could_not_be_loaded_again_is_not_written(lora, tmp_path):
     name, pair = next(iter(lora.pairs.items()))
     for broken in (torch.nan, torch.inf, 1e5):
         it = dataclasses.replace(lora, pairs={name: dataclasses.replace(pair, up=torch.full_like(pair.up, broken))})
-        with pytest.raises(ValueError, match="is not saved, as it could not be loaded again: .*no numbers"):
-            files.save_lora(tmp_path / "it.safetensors", it)
+        with pytest.raises(ValueError, match="is not saved, as it could not be loaded again: .*are NaN, infinite"):
+            lora_file.save_lora(tmp_path / "it.safetensors", it)
     with pytest.raises(ValueError, match="not saved.*training.alphas"):
-        files.save_lora(tmp_path / "it.safetensors", dataclasses.replace(lora, training={"alphas": {name: 0.0}}))
+        lora_file.save_lora(tmp_path / "it.safetensors", dataclasses.replace(lora, training={"alphas": {name: 0.0}}))
     assert not list(tmp_path.iterdir())
 
 
 def test_what_half_precision_does_not_hold_is_kept_all_the_same(lora, tmp_path):
     """Weights with a large alpha, and encoded prompts of language models."""
     name, pair = next(iter(lora.pairs.items()))
-    loud = dataclasses.replace(pair, down=pair.down / 1e4, up=pair.up * 1e3, alpha=1e5)
-    assert loud.folded().up.abs().max() <= 65504 < (loud.up * loud.alpha).abs().max()
+    loud = dataclasses.replace(pair, down=pair.down / 1e4, up=pair.up * 1e3, scale=1e5)
+    assert loud.with_unit_scale().up.abs().max() <= 65504 < (loud.up * loud.scale).abs().max()
     said = host.pack_conditioning([[torch.full((1, 7, 4), 1e6), {"pooled_output": torch.full((1, 4), 0.1)}]])
-    files.save_lora(tmp_path / "it.safetensors", dataclasses.replace(lora, pairs={name: loud}, target_prompt=said))
-    again = files.load_lora(tmp_path / "it.safetensors")
+    lora_file.save_lora(tmp_path / "it.safetensors", dataclasses.replace(lora, pairs={name: loud}, target_prompt=said))
+    again = lora_file.load_lora(tmp_path / "it.safetensors")
     torch.testing.assert_close(again.pairs[name].change(torch.ones(pair.down.shape[1])),
                                loud.change(torch.ones(pair.down.shape[1])))  # fmt: skip
     assert host.unpack_conditioning(again.target_prompt)[0][0].eq(1e6).all()
@@ -216,7 +218,7 @@ def test_what_a_killed_process_left_is_removed_an_hour_later_and_nothing_else(lo
         path.touch()
     for path in (old, other):
         os.utime(path, (0, 0))
-    files.save_lora(tmp_path / "it.safetensors", lora)
+    lora_file.save_lora(tmp_path / "it.safetensors", lora)
     assert {path.name for path in tmp_path.iterdir()} == {new.name, other.name, "it.safetensors"}
 
 
@@ -226,8 +228,8 @@ def test_loras_made_elsewhere_are_read(tmp_path, lora):
     tensors |= {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 4)}
     tensors |= {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(4, 1)}
     save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "peft.safetensors")
-    it = files.load_lora(tmp_path / "peft.safetensors")
-    assert list(it.pairs) == [name] and it.pairs[name].alpha == 1.0 and not it.target_prompt
+    it = lora_file.load_lora(tmp_path / "peft.safetensors")
+    assert list(it.pairs) == [name] and it.pairs[name].scale == 1.0 and not it.target_prompt
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_a_file_that_is_no_concept_lora_is_refused_by_name(tmp_path, tensors, me
     path = tmp_path / "odd.safetensors"
     save_file(tensors, path, metadata)
     with pytest.raises(ValueError, match=rf"odd.safetensors.*{message}"):
-        files.load_lora(path)
+        lora_file.load_lora(path)
 
 
 LEVEL = {"sigma": 1.0, "neutral": [0, 0.1, 0.2], "preserved": [], "target": [1.0]}
@@ -269,7 +271,7 @@ def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, me
     def load(calibration):
         path = tmp_path / "it.safetensors"
         save_file(PAIR, path, {"unguide": json.dumps({"calibration": calibration})})
-        return files.load_lora(path)
+        return lora_file.load_lora(path)
 
     assert load(CALIBRATION).calibration.threshold(1.0, 0.01) > 0.1
     with pytest.raises(ValueError, match=f"its metadata is malformed: calibration[.:]{message}"):
@@ -280,7 +282,7 @@ def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, me
 @given(data=st.data())
 def test_damaged_bytes_give_a_lora_or_a_clear_error(tmp_path, data):
     path = tmp_path / "it.safetensors"
-    files.save_lora(
+    lora_file.save_lora(
         path,
         ConceptLoRA({"a": LowRankPair(torch.ones(1, 3), torch.ones(2, 1), 1.0)}, {"target": "t", "reference": "r"}),
     )
@@ -289,7 +291,7 @@ def test_damaged_bytes_give_a_lora_or_a_clear_error(tmp_path, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
-        assert isinstance(files.load_lora(path), ConceptLoRA)
+        assert isinstance(lora_file.load_lora(path), ConceptLoRA)
     except ValueError as error:
         assert "it.safetensors" in str(error)
 
@@ -303,7 +305,7 @@ NORM = "lora_unet_down_blocks_0_resnets_0_norm1"
 
 def kinds(model):
     """A LoRA of every kind that the host can load, on a Linear or a convolution of the model."""
-    places = host.places(model)
+    places = host.layer_slices(model)
     weights = {
         name: host.diffusion_model(model).get_submodule(places[name].path).weight for name in (LINEAR, CONV, NORM)
     }
@@ -333,11 +335,11 @@ def test_any_lora_that_the_host_can_load_is_steered_with(model, clip, sample, tm
     """At w = 0 it is what the stock loader makes of the file; at w = -1 two copies; the model stays as it was."""
     path = tmp_path / "it.safetensors"
     save_file(kinds(model)[kind], path)
-    it = files.load_lora(path)
+    it = lora_file.load_lora(path)
     before, courses = sample(model), []
 
     def ours(w):
-        return sample(unguide(model, it, SteeringSettings(w=w, sides="cond and uncond", eta=1.0), courses.append))
+        return sample(unguide(model, it, SteeringConfig(w=w, lora_branch="cond and uncond", eta=1.0), courses.append))
 
     def merged(base):
         return comfy.sd.load_lora_for_models(base, None, comfy.utils.load_torch_file(str(path)), 1.0, 0.0)[0]
@@ -351,12 +353,12 @@ def test_any_lora_that_the_host_can_load_is_steered_with(model, clip, sample, tm
     assert torch.equal(sample(model), before)
     assert ("low-rank branch on 1 layers" in courses[0].path) == (kind == "LoCon")
     assert "changed copies of" in courses[0].path and "(0.00 MiB)" not in courses[0].path
-    files.save_lora(tmp_path / "again.safetensors", it)
-    again = files.load_lora(tmp_path / "again.safetensors")
-    assert again.others.keys() == it.others.keys() and again.pairs.keys() == it.pairs.keys()
+    lora_file.save_lora(tmp_path / "again.safetensors", it)
+    again = lora_file.load_lora(tmp_path / "again.safetensors")
+    assert again.other_tensors.keys() == it.other_tensors.keys() and again.pairs.keys() == it.pairs.keys()
 
 
 def test_a_lora_of_another_model_is_refused_by_the_layer_that_is_not_there(model):
-    it = ConceptLoRA({}, others={"lora_unet_nowhere": {"diff": torch.ones(2)}})
+    it = ConceptLoRA({}, other_tensors={"lora_unet_nowhere": {"diff": torch.ones(2)}})
     with pytest.raises(ValueError, match="does not fit the model.*lora_unet_nowhere"):
-        unguide(model, it, SteeringSettings(w=0.0))
+        unguide(model, it, SteeringConfig(w=0.0))

@@ -16,11 +16,11 @@ import pytest
 import torch
 from real_host import HOST, REPOSITORY
 
-from dev.gpu import packed, packing, suite
-from dev.gpu.cards import card_of
-from dev.gpu.parts import PARTS, Part, Surroundings, run_parts
+from dev.console import DevError
+from dev.gpu import packing, suite, unpacking
+from dev.gpu.cards import emulated_card
 from dev.gpu.results import Results
-from dev.stages import DevError
+from dev.gpu.runner import PARTS, Part, RunConfig, run_parts
 
 FIGURES = {
     "device", "suite_failed", "sd15_unrelated_ratio_20", "sd15_erased_ratio_20", "sdxl_unrelated_ratio_20",
@@ -41,15 +41,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory):
-    """One that has torch, torchvision, numpy, scipy and what these ask for, and nothing else."""
-    place = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
-    python = place / "bin" / "python"
-    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
-    wanted, linked = list(packing.OWN), set()
-    while wanted:
-        name = re.split(r"[^\w.-]", wanted.pop())[0].lower()
+    """A Python that has torch, torchvision, numpy, scipy and their requirements, and nothing else."""
+    venv = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    python = venv / "bin" / "python"
+    command = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    names, linked = list(packing.OWN), set()
+    while names:
+        name = re.split(r"[^\w.-]", names.pop())[0].lower()
         if name in linked or not any(importlib.metadata.distributions(name=name)):
             continue
         linked.add(name)
@@ -57,34 +57,34 @@ def bare_python(tmp_path_factory):
         for top in {file.parts[0] for file in distribution.files if file.parts[0] not in ("..", "__pycache__")}:
             if not (site / top).exists():
                 (site / top).symlink_to(distribution.locate_file(top))
-        wanted += [it for it in distribution.requires or () if "extra ==" not in it]
+        names += [it for it in distribution.requires or () if "extra ==" not in it]
     return python
 
 
 def run_gpu(python, *arguments):
-    """The exit code and all that is said."""
+    """The exit code and all output."""
     command = [str(python), str(REPOSITORY / "dev"), "gpu", *map(str, arguments)]
     clean = {name: it for name, it in os.environ.items() if not name.startswith(("PYTHONPATH", "UNGUIDE"))}
-    done = subprocess.run(command, capture_output=True, text=True, env=clean)
-    return done.returncode, done.stdout + done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, env=clean)
+    return process.returncode, process.stdout + process.stderr
 
 
 def read(output):
     return json.loads((output / "gpu.json").read_text(encoding="utf-8"))
 
 
-def check_run(output, code, said, figures, parts):
-    """Everything was measured, and says that it was in small."""
+def check_run(output, code, printed, figures, parts):
+    """Everything was measured, and gpu.json says that it was with tiny models."""
     log = (output / "gpu.log").read_text(encoding="utf-8", errors="replace")
-    assert code == 0, said + log[-3000:]
-    whole = read(output)
-    assert whole["figures"].keys() >= figures and whole["finished"] and whole["small"]
-    assert list(whole["parts"]) == ["machine", *parts]
-    assert all(part["status"] == "done" and not _failures(part["found"]) for part in whole["parts"].values())
-    assert whole["figures"]["device"] == 0 or torch.cuda.is_available()
-    assert whole["figures"]["suite_failed"] == 0 and whole["figures"]["bit_identical"] == 1
-    assert whole["torch"] == torch.__version__ and whole["host"] and whole["card"]
-    return whole
+    assert code == 0, printed + log[-3000:]
+    content = read(output)
+    assert content["figures"].keys() >= figures and content["finished"] and content["small"]
+    assert list(content["parts"]) == ["machine", *parts]
+    assert all(part["status"] == "done" and not _failures(part["found"]) for part in content["parts"].values())
+    assert content["figures"]["device"] == 0 or torch.cuda.is_available()
+    assert content["figures"]["suite_failed"] == 0 and content["figures"]["bit_identical"] == 1
+    assert content["torch"] == torch.__version__ and content["host"] and content["card"]
+    return content
 
 
 def _failures(found):
@@ -95,9 +95,9 @@ def _failures(found):
 def test_a_dry_run_from_a_packed_folder_on_a_bare_machine(folder, bare_python, tmp_path):
     parts = [part.name for part in PARTS if part.name not in LONG]
     ran = run_gpu(bare_python, "--packed", folder, "--device", "cpu", "--output", tmp_path, "--only", *parts)
-    whole = check_run(tmp_path, *ran, FIGURES - {"compilations"}, parts)
-    assert whole["parts"]["suite"]["found"]["passed"] == 5 and whole["parts"]["suite"]["found"]["complete"]
-    cards = whole["parts"]["cards"]["found"]
+    content = check_run(tmp_path, *ran, FIGURES - {"compilations"}, parts)
+    assert content["parts"]["suite"]["found"]["passed"] == 5 and content["parts"]["suite"]["found"]["complete"]
+    cards = content["parts"]["cards"]["found"]
     assert list(cards) == ["24 GiB", "16 GiB", "12 GiB", "8 GiB"] and cards["8 GiB"]["training"]["iterations"] == 2
 
 
@@ -105,9 +105,9 @@ def test_a_dry_run_from_a_packed_folder_on_a_bare_machine(folder, bare_python, t
 @pytest.mark.timeout(1800)
 def test_a_dry_run_of_all_parts(folder, bare_python, tmp_path):
     ran = run_gpu(bare_python, "--packed", folder, "--device", "cpu", "--output", tmp_path)
-    whole = check_run(tmp_path, *ran, FIGURES, [part.name for part in PARTS])
-    assert all(it["error"] < 1e-4 for it in whole["parts"]["compile"]["found"]["eager"].values())
-    low = whole["parts"]["vram: novram"]["found"]
+    content = check_run(tmp_path, *ran, FIGURES, [part.name for part in PARTS])
+    assert all(it["error"] < 1e-4 for it in content["parts"]["compile"]["found"]["eager"].values())
+    low = content["parts"]["vram: novram"]["found"]
     assert low["left_in_main_memory_mib"] > 0 and low["error"] < 1e-4
 
 
@@ -123,16 +123,16 @@ def test_compiled_packages_are_packed_for_another_python(tmp_path):
 FAULTY = """
 import os, signal, subprocess, sys, time
 
-def measure(asked, tell):
-    tell(figures={asked.about: 1, "shared": len(asked.about)}, seen={"here": asked.folder, "small": asked.small})
-    print("no finding")
-    if asked.about == "killed":
+def measure(request, report):
+    report(figures={request.part: 1, "shared": len(request.part)}, folder=request.folder, small=request.small)
+    print("not a measurement")
+    if request.part == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if asked.about == "hanging":
+    if request.part == "hanging":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        open(os.path.join(asked.folder, "child"), "w").write(str(child.pid))
+        open(os.path.join(request.folder, "child"), "w").write(str(child.pid))
         time.sleep(600)
-    if asked.about == "wrong":
+    if request.part == "wrong":
         raise ValueError("a reason")
 """
 
@@ -144,26 +144,26 @@ def is_alive(process):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="it looks for a process in /proc")
-def test_what_a_part_has_told_stays_when_it_is_killed_hangs_or_goes_wrong(tmp_path):
+def test_what_a_part_has_reported_is_kept_if_it_is_killed_hangs_or_fails(tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY, encoding="utf-8")
     results = Results(tmp_path / "out" / "gpu.json")
-    around = Surroundings({**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path, tmp_path / "log")
+    config = RunConfig({**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path, tmp_path / "log")
     kinds = ("well", "killed", "wrong", "hanging", "last")
-    well, killed, wrong, hanging, last = (Part(name, "faulty", 60, name) for name in kinds)
-    run_parts([well, killed, wrong], results, around)
-    run_parts([replace(hanging, seconds=6)], results, around)
-    run_parts([last], results, around)
+    well, killed, wrong, hanging, last = (Part(name, "faulty", 60) for name in kinds)
+    run_parts([well, killed, wrong], results, config)
+    run_parts([replace(hanging, seconds=6)], results, config)
+    run_parts([last], results, config)
     results.finish()
-    whole = read(tmp_path / "out")
-    status = {name: it["status"] for name, it in whole["parts"].items()}
+    content = read(tmp_path / "out")
+    status = {name: it["status"] for name, it in content["parts"].items()}
     assert status["well"] == status["last"] == "done" and status["hanging"] == "out of time"
     assert status["killed"].startswith("crashed (exit code -9)")
     assert status["wrong"] == "crashed (exit code 1): ValueError: a reason"
-    assert whole["figures"] == {**dict.fromkeys(kinds, 1), "shared": 4}  # the smallest
-    assert all(it["found"] == {"seen": {"here": str(tmp_path), "small": False}} for it in whole["parts"].values())
-    assert whole["parts"]["well"]["limit"] <= 60 < whole["parts"]["killed"]["limit"]  # and what the first has left
+    assert content["figures"] == {**dict.fromkeys(kinds, 1), "shared": 4}  # the smallest
+    assert all(it["found"] == {"folder": str(tmp_path), "small": False} for it in content["parts"].values())
+    assert content["parts"]["well"]["limit"] <= 60 < content["parts"]["killed"]["limit"]  # and what the first has left
     assert not is_alive((tmp_path / "child").read_text())
-    assert "no finding" in (tmp_path / "log").read_text()
+    assert "not a measurement" in (tmp_path / "log").read_text()
 
 
 def test_whoever_reads_finds_a_whole_file(tmp_path):
@@ -186,9 +186,9 @@ def test_whoever_reads_finds_a_whole_file(tmp_path):
     assert read_whole > 20
 
 
-def test_a_card_is_acted_for_torch_and_the_host_and_no_longer_than_asked(model):
+def test_a_card_is_emulated_for_torch_and_the_host_and_only_within_the_context(model):
     before = comfy.model_management.get_total_memory(model.load_device)
-    with card_of(8, model.load_device):
+    with emulated_card(8, model.load_device):
         assert comfy.model_management.get_total_memory(model.load_device) == 8 << 30
         assert 0 < comfy.model_management.get_free_memory(model.load_device) <= 8 << 30
     assert comfy.model_management.get_total_memory(model.load_device) == before
@@ -200,19 +200,19 @@ def test_test_files_that_are_left_out_exist():
 
 def test_what_cannot_be_done_is_said_in_a_sentence(folder, tmp_path, monkeypatch):
     with pytest.raises(DevError, match="is no packed folder: make one with `python dev gpu --pack FOLDER`"):
-        packed.unpack(tmp_path, tmp_path / "it")
+        unpacking.unpack(tmp_path, tmp_path / "it")
     manifest = json.loads((folder / packing.MANIFEST).read_text(encoding="utf-8")) | {"python": "3.9"}
     (tmp_path / packing.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     (tmp_path / packing.HOST_FILE).write_bytes((folder / packing.HOST_FILE).read_bytes())
-    there = packed.is_there
-    monkeypatch.setattr(packed, "is_there", lambda module: module != "yaml" and there(module))
+    is_installed = unpacking.is_installed
+    monkeypatch.setattr(unpacking, "is_installed", lambda module: module != "yaml" and is_installed(module))
     with pytest.raises(DevError, match="lacks pyyaml, and .* is packed for Python 3.9: pack it again with `--python"):
-        packed.unpack(tmp_path, tmp_path / "it")
-    monkeypatch.setattr(packed, "is_there", lambda module: module != "torch")
+        unpacking.unpack(tmp_path, tmp_path / "it")
+    monkeypatch.setattr(unpacking, "is_installed", lambda module: module != "torch")
     with pytest.raises(DevError, match="has no torch: use the one that has CUDA torch"):
-        packed.unpack(tmp_path, tmp_path / "another")
-    code, said = run_gpu(sys.executable, "--only", "nothing", "--output", tmp_path)
-    assert code == 2 and "error: there is no part 'nothing': choose from suite, sd15, " in said
+        unpacking.unpack(tmp_path, tmp_path / "another")
+    code, printed = run_gpu(sys.executable, "--only", "nothing", "--output", tmp_path)
+    assert code == 2 and "error: there is no part 'nothing': choose from suite, sd15, " in printed
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    code, said = run_gpu(sys.executable, "--device", "cuda", "--output", tmp_path)
-    assert code == 2 and "error: `--device cuda` needs an NVIDIA GPU, and torch " in said
+    code, printed = run_gpu(sys.executable, "--device", "cuda", "--output", tmp_path)
+    assert code == 2 and "error: `--device cuda` needs an NVIDIA GPU, and torch " in printed

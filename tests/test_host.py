@@ -36,9 +36,11 @@ from comfy_execution.utils import CurrentNodeContext, get_executing_context
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from real_host import HOST
-from unguide.demo_model import load_demo_model
+from unguide.demo_model.loader import load_demo_model
 from unguide.nodes import training as nodes_training
-from unguide.unguide_ops import files, host, settings
+from unguide.unguide_ops import host, pipeline
+from unguide.unguide_ops.files import lora_file
+from unguide.unguide_ops.training import config
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 LAYER = "middle_block.1.transformer_blocks.0.attn2.to_k"
@@ -109,7 +111,7 @@ def seen(model, sample, encode):
 
 
 def test_wrappers_of_a_run_get_noise_latent_sampler_and_sigmas_and_its_guider(seen):
-    """wrappers.steer: OUTER_SAMPLE wrappers get them in this order, and `executor.class_obj`."""
+    """steered_model.steered_model: OUTER_SAMPLE wrappers get them in this order, and `executor.class_obj`."""
     noise, latent, sampler, sigmas, *_ = seen.run
     assert noise.shape == latent.shape == SHAPE and sigmas.shape == (2,)
     assert isinstance(sampler, comfy.samplers.Sampler) and isinstance(seen.guider, comfy.samplers.CFGGuider)
@@ -117,12 +119,12 @@ def test_wrappers_of_a_run_get_noise_latent_sampler_and_sigmas_and_its_guider(se
 
 
 def test_a_run_can_be_begun_again_inside_its_wrapper(seen):
-    """wrappers.steer (`restart`): the executor may be called twice, with the conds and the options as they were."""
+    """steered_model (`restart`): the executor may be called twice, with the conds and the options as they were."""
     assert torch.equal(seen.first, seen.second)
 
 
 def test_prompts_have_names_and_a_number_each_when_a_run_begins(seen, encode):
-    """wrappers.Run: `guider.conds` holds entries by name; `convert_cond` numbers each anew (`uuid`)."""
+    """sampling_run.SamplingRun: `guider.conds` holds entries by name; `convert_cond` numbers each anew (`uuid`)."""
     assert set(seen.conds) == {"positive", "negative"}
     same = encode(CAT)
     others = [comfy.sampler_helpers.convert_cond(same) for _ in range(2)]
@@ -130,12 +132,12 @@ def test_prompts_have_names_and_a_number_each_when_a_run_begins(seen, encode):
 
 
 def test_a_prompt_added_when_a_run_begins_is_encoded_with_the_others(seen):
-    """wrappers.Run.add: the host makes `model_conds` of all `guider.conds`, whatever their names."""
+    """sampling_run.SamplingRun.add_prompt: the host makes `model_conds` of all `guider.conds`, whatever their names."""
     assert isinstance(seen.added[0]["model_conds"]["c_crossattn"], comfy.conds.CONDRegular)
 
 
 def test_wrappers_of_a_prediction_get_model_conds_latents_and_noise_levels(seen, model):
-    """wrappers.Call: so in CALC_COND_BATCH, positionally; a level for each row; conds still have their numbers."""
+    """PredictionCall: so in CALC_COND_BATCH, positionally; a level for each row; conds still have their numbers."""
     network, conds, x, timestep, *_ = seen.predictions[0]
     assert network is model.model and x.shape == SHAPE and timestep.shape == (2,)
     numbers = {its[0]["uuid"]: name for name, its in seen.conds.items()}
@@ -143,17 +145,17 @@ def test_wrappers_of_a_prediction_get_model_conds_latents_and_noise_levels(seen,
 
 
 def test_wrappers_of_a_forward_get_the_whole_batch_first(seen):
-    """wrappers.EvaluationCounter: the rows of APPLY_MODEL's x are the evaluations."""
+    """evaluation_counter.EvaluationCounter: the rows of APPLY_MODEL's x are the evaluations."""
     assert sum(len(x) for x in seen.forwards) == 4  # two pictures, cond and uncond
 
 
 def test_wrappers_on_a_guider_s_own_options_act_in_that_run_alone(seen):
-    """wrappers._in_run: sampling reads `guider.model_options`; `create_model_options_clone` copies what they hold."""
+    """_in_run: sampling reads `guider.model_options`; `create_model_options_clone` copies what they hold."""
     assert len(seen.predictions) == 1  # of two runs, the first
 
 
 def test_a_clone_shares_the_network_and_keeps_what_hangs_on_it(model):
-    """wrappers.steer: one model in memory; attachments and wrappers travel to clones and never back."""
+    """steered_model.steered_model: one model in memory; attachments and wrappers travel to clones and never back."""
     hung = model.clone()
     hung.set_attachments("test", (1, 2))
     hung.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "test", len)
@@ -165,7 +167,7 @@ def test_a_clone_shares_the_network_and_keeps_what_hangs_on_it(model):
 
 @pytest.mark.parametrize("kind", [Guider_PerpNeg, Guider_DualCFG])
 def test_guiders_call_what_shall_not_be_seen_by_names_we_know(model, encode, kind):
-    """wrappers.NEGATIVES: any other name is a prompt that the gate looks at."""
+    """sampling_run.NEGATIVE_NAMES: any other name is a prompt that the gate looks at."""
     guider = kind(model)
     guider.set_conds(encode(CAT), encode(DOG), encode(""))
     assert "negative" in guider.original_conds
@@ -173,7 +175,7 @@ def test_guiders_call_what_shall_not_be_seen_by_names_we_know(model, encode, kin
 
 
 def test_guiders_know_their_guidance(model):
-    """wrappers.Run.cfg: `cfg`, or `cfg1` of the one with two."""
+    """sampling_run.SamplingRun.cfg: `cfg`, or `cfg1` of the one with two."""
     plain, dual = comfy.samplers.CFGGuider(model), Guider_DualCFG(model)
     plain.set_cfg(3.0)
     dual.set_cfg(5.0, 2.0)
@@ -181,7 +183,7 @@ def test_guiders_know_their_guidance(model):
 
 
 def test_where_and_when_a_prompt_counts_stands_in_keys_we_know(look, encode):
-    """wrappers.WHERE_AND_WHEN: without them it is the same prompt, everywhere and all the time."""
+    """prediction_call.AREA_AND_TIME: without them it is the same prompt, everywhere and all the time."""
     (where,) = nodes.ConditioningSetArea().append(encode(CAT), 32, 32, 0, 0, 0.5)
     (where,) = nodes.ConditioningSetMask().append(where, torch.ones(1, 64, 64), "default", 0.5)
     (where,) = nodes.ConditioningSetTimestepRange().set_range(where, 0.1, 0.9)
@@ -191,7 +193,7 @@ def test_where_and_when_a_prompt_counts_stands_in_keys_we_know(look, encode):
 
 
 def test_entries_that_areas_add_stand_behind_a_prompt_s_own(look, encode):
-    """wrappers.Call: the first entry of a cond tells whose it is, whatever the host adds to it."""
+    """prediction_call.PredictionCall: the first entry of a cond tells whose it is, whatever the host adds to it."""
     (where,) = nodes.ConditioningSetArea().append(encode(CAT), 32, 32, 0, 0, 1.0)
     conds = look(lambda guider, *_: guider.conds, positive=where, negative=encode(""))
     positive, negative = ([entry["uuid"] for entry in conds[name]] for name in ("positive", "negative"))
@@ -199,13 +201,13 @@ def test_entries_that_areas_add_stand_behind_a_prompt_s_own(look, encode):
 
 
 def test_a_cond_may_be_left_out_of_a_prediction(look):
-    """wrappers.Call: None among the conds gives zeros; any number of conds and rows may be asked for."""
+    """PredictionCall: None among the conds gives zeros; any number of conds and rows may be asked for."""
     nothing, something, _ = look(lambda guider, options, noise: predict(guider, options, noise[:1], "", CAT, ""))
     assert not nothing.any() and something.any() and something.shape == (1, 24, 8, 8)
 
 
 def test_a_sampler_of_ours_is_shown_the_loaded_model(look):
-    """live.session: `Sampler.sample` gets the guider with `inner_model` and encoded conds, options, and the noise."""
+    """session: `Sampler.sample` gets the guider with `inner_model` and encoded conds, options, and the noise."""
 
     def body(guider, options, noise):
         its = guider.inner_model
@@ -218,7 +220,7 @@ def test_a_sampler_of_ours_is_shown_the_loaded_model(look):
 
 
 def test_predictions_are_x0_and_rows_may_differ_in_prompt_and_noise_level(look):
-    """live.LiveModel: joined conds (`_copy_with`, `concat`) and a level for each row give what each gives alone."""
+    """session.LiveModel: joined conds (`_copy_with`, `concat`) and a level for each row give what each gives alone."""
 
     def body(guider, options, x):
         (cat,), (dog,), sigmas = guider.conds[CAT], guider.conds[DOG], x.new_tensor([10.0, 2.0])
@@ -249,7 +251,7 @@ def test_attention_can_be_replaced_by_torch_s_own(look):
 
 
 def test_gradients_pass_through_a_prediction(look, encode):
-    """live.session: nothing on the way switches them off; parameters and buffers can be replaced by name."""
+    """session.session: nothing on the way switches them off; parameters and buffers can be replaced by name."""
 
     def body(guider, options, noise):
         its = guider.inner_model
@@ -266,7 +268,7 @@ def test_gradients_pass_through_a_prediction(look, encode):
 
 
 def test_gradients_pass_through_rotary_embeddings(model, encode):
-    """live.session, to train on Flux and its kin: the host's kernels have gradients, or are left out in training."""
+    """session.session, to train on Flux and its kin: the host's kernels have gradients, or are left out in training."""
 
     def body(live):
         q, k = (torch.randn(1, 2, 6, 8, device=live.device, requires_grad=True) for _ in range(2))
@@ -279,7 +281,7 @@ def test_gradients_pass_through_rotary_embeddings(model, encode):
 
 @pytest.mark.parametrize("steps", [10, 50])
 def test_a_ddim_schedule_has_a_level_for_each_step_and_ends_at_zero(model, steps):
-    """live.ddim_sigmas, for calibration and training."""
+    """session.LiveModel.ddim_sigmas, for calibration and training."""
     sigmas = comfy.samplers.calculate_sigmas(model.model.model_sampling, "ddim_uniform", steps).tolist()
     assert len(sigmas) == steps + 1 and sigmas == sorted(sigmas, reverse=True) and sigmas[-1] == 0
 
@@ -327,7 +329,7 @@ def test_a_lora_of_any_kind_is_read_as_patches_of_weights():
 
 
 def test_layers_are_called_as_modules(look):
-    """unguide_ops/branch.py: a `forward` put on a Linear is what a prediction runs."""
+    """unguide_ops/lora/adapter.py: a `forward` put on a Linear is what a prediction runs."""
     calls = []
 
     def body(guider, options, noise):
@@ -431,7 +433,7 @@ def test_files_in_a_folder_that_is_a_link_are_numbered_and_listed(loras, lora):
     """folders.new_lora_path: of a whole prefix, hosts since 0.30 refuse to follow a link; of each part they do not."""
     for number in (1, 2):
         path, name = host.new_lora_path("unguide/sub/it")
-        files.save_lora(path, lora)
+        lora_file.save_lora(path, lora)
         assert name == os.path.join("unguide", "sub", f"it_0000{number}_.safetensors")
         assert name in folder_paths.get_filename_list("loras") and folder_paths.get_full_path("loras", name) == str(
             path
@@ -440,7 +442,7 @@ def test_files_in_a_folder_that_is_a_link_are_numbered_and_listed(loras, lora):
 
 
 def test_what_was_trained_is_kept_elsewhere_where_the_host_refuses_its_folder(loras, lora, monkeypatch):
-    """nodes/training.py, keep: what it says of the loras folder may be any exception, and is no reason to lose it."""
+    """save_interrupted: what it says of the loras folder may be any exception, and is no reason to lose it."""
     numbered = folder_paths.get_save_image_path
 
     def refuses(prefix, folder, *args, **kwargs):
@@ -449,16 +451,16 @@ def test_what_was_trained_is_kept_elsewhere_where_the_host_refuses_its_folder(lo
         raise Exception("Saving outside the output folder is not allowed.")  # in the host's own class: any
 
     monkeypatch.setattr(folder_paths, "get_save_image_path", refuses)
-    monitor = SimpleNamespace(history=[0.0])
-    nodes_training.keep(SimpleNamespace(monitor=monitor, lora=lora))
+    metrics = SimpleNamespace(history=[0.0])
+    nodes_training.save_interrupted(SimpleNamespace(metrics=metrics, lora=lora))
     (kept,) = (loras.parent / "output").rglob("*.safetensors")
     assert kept.relative_to(loras.parent).as_posix() == "output/unguide/cancelled/concept_00001_.safetensors"
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: refuses("", loras))
-    nodes_training.keep(SimpleNamespace(monitor=monitor, lora=lora))  # raises nothing, whatever refuses
+    nodes_training.save_interrupted(SimpleNamespace(metrics=metrics, lora=lora))  # raises nothing, whatever refuses
 
 
 def test_progress_is_told_with_a_picture(monkeypatch):
-    """watching.Watch: `ProgressBar.update_absolute(value, total, preview)` hands them to the server's hook."""
+    """ProgressReporter: `ProgressBar.update_absolute(value, total, preview)` hands them to the server's hook."""
     told = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kwargs: told.append(args))
     comfy.utils.ProgressBar(3).update_absolute(2, 3, ("JPEG", None, None))
@@ -466,7 +468,7 @@ def test_progress_is_told_with_a_picture(monkeypatch):
 
 
 def test_previews_come_from_the_latent_format(model):
-    """watching.preview_of: ("JPEG", picture, size) of latents; no previewer is None, as with previews off."""
+    """progress.preview_image: ("JPEG", picture, size) of latents; no previewer is None, as with previews off."""
     its = model.model.latent_format
     assert latent_preview.get_previewer(torch.device("cpu"), its) is None
     previewer = latent_preview.Latent2RGBPreviewer(its.latent_rgb_factors, its.latent_rgb_factors_bias)
@@ -475,7 +477,7 @@ def test_previews_come_from_the_latent_format(model):
 
 
 def test_cancel_is_an_exception_once():
-    """watching.Watch and nodes/training.py."""
+    """progress.ProgressReporter and nodes/training.py."""
     comfy.model_management.interrupt_current_processing(True)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -489,14 +491,14 @@ def test_cancel_after_training_keeps_what_was_trained(base, loras, model, concep
         interrupt = type("Interrupt", (base,), {})
         monkeypatch.setattr(comfy.model_management, "InterruptProcessingException", interrupt)
         monkeypatch.setattr(host, "Interrupted", interrupt)
-    calibrate = nodes_training.calibrate
+    calibrate = pipeline.calibrate
 
-    def cancelled(*args):
+    def cancelled(*args, **named):
         comfy.model_management.interrupt_current_processing(True)
-        return calibrate(*args)
+        return calibrate(*args, **named)
 
-    monkeypatch.setattr(nodes_training, "calibrate", cancelled)
-    short = asdict(settings.preset("object", iterations=1, width=64, height=64))
+    monkeypatch.setattr(pipeline, "calibrate", cancelled)
+    short = asdict(config.preset("object", iterations=1, width=64, height=64))
     with pytest.raises(host.Interrupted):
         nodes_training.UnGuideTrainLoRA.execute(model, concept, nodes_training.CUSTOM, **short)
     comfy.model_management.throw_exception_if_processing_interrupted()
@@ -505,7 +507,7 @@ def test_cancel_after_training_keeps_what_was_trained(base, loras, model, concep
 
 
 def test_the_running_node_is_known_and_can_show_text():
-    """watching.say_on_node: `get_executing_context().node_id`, `PromptServer.send_progress_text(text, node_id)`."""
+    """progress.show_status: `get_executing_context().node_id`, `PromptServer.send_progress_text(text, node_id)`."""
     assert get_executing_context() is None
     with CurrentNodeContext("prompt", "7"):
         assert get_executing_context().node_id == "7"
@@ -515,7 +517,7 @@ def test_the_running_node_is_known_and_can_show_text():
 
 
 def test_the_demo_model_is_made_of_the_host_s_classes(demo):
-    """demo_model, watching.decoder: MODEL, CLIP and VAE are the host's own, and the VAE takes our autoencoder."""
+    """demo_model, progress.decoder: MODEL, CLIP and VAE are the host's own, and the VAE takes our autoencoder."""
     model, clip, vae = demo
     assert isinstance(model, comfy.model_patcher.ModelPatcher)
     assert isinstance(clip, comfy.sd.CLIP) and isinstance(vae, comfy.sd.VAE)

@@ -13,14 +13,16 @@ from precision import CLOSE
 from safetensors.torch import save_file
 from unguide.nodes.importing import UnGuideImportLoRA
 from unguide.nodes.lora import UnGuideLoadLoRA
-from unguide.unguide_ops import files, host, layouts, targets
-from unguide.unguide_ops.fitting import branch_of
-from unguide.unguide_ops.importing import import_lora
-from unguide.unguide_ops.lora import ConceptLoRA
-from unguide.unguide_ops.steering import SteeringSettings
-from unguide.unguide_ops.unguidance import unguide
+from unguide.unguide_ops import host
+from unguide.unguide_ops.concept_lora import ConceptLoRA
+from unguide.unguide_ops.files import layouts, lora_file
+from unguide.unguide_ops.files.importers import import_lora
+from unguide.unguide_ops.guidance.config import SteeringConfig
+from unguide.unguide_ops.guidance.unguidance import unguide
+from unguide.unguide_ops.lora import target_layers
+from unguide.unguide_ops.model_adapter import adapter_for
 
-from dev.bench.two_copies import relative_error
+from dev.bench.reference import relative_error
 from dev.families.tiny import TINY
 
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -29,26 +31,26 @@ DIFFUSERS = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
 
 def halves(model, name=KOHYA, rank=2):
     generator = torch.Generator().manual_seed(4)
-    layer = host.diffusion_model(model).get_submodule(host.places(model)[name].path)
+    layer = host.diffusion_model(model).get_submodule(host.layer_slices(model)[name].path)
     down = torch.randn(rank, layer.in_features, generator=generator)
     return down, 0.3 * torch.randn(layer.out_features, rank, generator=generator)
 
 
 def drawn_at_w_0(model, lora, sample):
-    return sample(unguide(model, lora, SteeringSettings(w=0.0, sides="cond and uncond")))
+    return sample(unguide(model, lora, SteeringConfig(w=0.0, lora_branch="cond and uncond")))
 
 
-@pytest.mark.parametrize("choice", [targets.CROSS_ATTENTION, targets.ALL_BUT_CROSS_ATTENTION])
+@pytest.mark.parametrize("choice", [target_layers.CROSS_ATTENTION, target_layers.ALL_BUT_CROSS_ATTENTION])
 def test_the_authors_files_predict_what_their_formula_says(model, sample, tmp_path, choice):
     """y = W x + 8 (x A) B in every layer of the target set, written out here over the model's own Linears."""
-    linears = targets.select(host.diffusion_model(model), choice).linears
+    linears = target_layers.select_target_layers(host.diffusion_model(model), choice).linears
     generator = torch.Generator().manual_seed(5)
     tensors = {}
     for path, layer in linears.items():
         tensors[f"{path}.lora.A"] = torch.randn(layer.in_features, 1, generator=generator) / 16
         tensors[f"{path}.lora.B"] = torch.randn(1, layer.out_features, generator=generator) / 16
     torch.save(tensors, tmp_path / "lora.pth")
-    imported = import_lora(tmp_path / "lora.pth", host.places(model))
+    imported = import_lora(tmp_path / "lora.pth", host.layer_slices(model))
     assert imported.layout == "UnGuide authors" and len(imported.lora.pairs) == len(linears)
     assert all(name.startswith("lora_unet_") for name in imported.lora.pairs)  # which most loaders read
     before = sample(model)
@@ -82,15 +84,15 @@ LAYOUTS = [
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_every_layout_is_the_same_lora(model, tmp_path, layout, name, its, suffix):
     down, up = halves(model)
-    path = host.places(model)[KOHYA].path
+    path = host.layer_slices(model)[KOHYA].path
     names = [name.replace("HALF", half).replace("PATH", path) for half in its]
     tensors = dict(zip(names, (down, up), strict=True))
     file = tmp_path / f"it{suffix}"
     save_file(tensors, file) if suffix == ".safetensors" else torch.save(tensors, file)
-    imported = import_lora(file, host.places(model))
+    imported = import_lora(file, host.layer_slices(model))
     ((found, pair),) = imported.lora.pairs.items()
-    assert host.places(model)[found].path == path and imported.layout == layout
-    assert torch.equal(pair.down, down) and torch.equal(pair.up, up) and pair.alpha == 1.0
+    assert host.layer_slices(model)[found].path == path and imported.layout == layout
+    assert torch.equal(pair.down, down) and torch.equal(pair.up, up) and pair.scale == 1.0
 
 
 class Bomb:
@@ -106,8 +108,8 @@ class Bomb:
 def test_code_in_a_pickle_is_not_executed(model, tmp_path):
     for save in (torch.save, lambda it, path: path.write_bytes(pickle.dumps(it))):
         save({"a.lora.A": Bomb(tmp_path / "executed")}, tmp_path / "lora.pth")
-        with pytest.raises(ValueError, match="lora.pth is no file of plain tensors.*never executed"):
-            import_lora(tmp_path / "lora.pth", host.places(model))
+        with pytest.raises(ValueError, match="lora.pth is not a file of plain tensors.*never executed"):
+            import_lora(tmp_path / "lora.pth", host.layer_slices(model))
         assert not (tmp_path / "executed").exists()
 
 
@@ -125,22 +127,22 @@ def test_code_in_a_pickle_is_not_executed(model, tmp_path):
 def test_what_is_no_lora_for_this_model_is_refused_by_name(model, tmp_path, content, message):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=f"odd.pth.*{message}"):
-        import_lora(tmp_path / "odd.pth", host.places(model))
+        import_lora(tmp_path / "odd.pth", host.layer_slices(model))
     (tmp_path / "odd.pth").write_bytes(b"no zip, no pickle")
-    with pytest.raises(ValueError, match="odd.pth is no file of plain tensors"):
-        import_lora(tmp_path / "odd.pth", host.places(model))
+    with pytest.raises(ValueError, match="odd.pth is not a file of plain tensors"):
+        import_lora(tmp_path / "odd.pth", host.layer_slices(model))
 
 
 def test_an_imported_lora_is_calibrated_and_used(model, clip, lora, concept, sample):
     """The whole way by the nodes: import, calibrate, gate."""
-    from unguide.unguide_ops.calibrate import calibrate
+    from unguide.unguide_ops.gate.calibrate import calibrate
 
     path, name = host.new_lora_path("unguide/theirs")
     path = path.with_suffix(".pth")
     tensors = {}
     for key, pair in lora.pairs.items():
-        place = host.places(model)[key].path
-        tensors |= {f"{place}.lora.A": pair.down.T.clone(), f"{place}.lora.B": pair.up.T.clone() * pair.alpha / 8}
+        place = host.layer_slices(model)[key].path
+        tensors |= {f"{place}.lora.A": pair.down.T.clone(), f"{place}.lora.B": pair.up.T.clone() * pair.scale / 8}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(tensors, path)
     name = str(path.relative_to(path.parents[1]))
@@ -149,7 +151,7 @@ def test_an_imported_lora_is_calibrated_and_used(model, clip, lora, concept, sam
     assert json.loads(report)["layers"] == len(lora.pairs)
     ready, _ = calibrate(model, imported, concept, 64, 64, captions=4)
     courses = []
-    sample(unguide(model, ready, SteeringSettings(), courses.append))
+    sample(unguide(model, ready, SteeringConfig(), courses.append))
     assert courses[0].decisions[0].w == -1.0
 
 
@@ -186,12 +188,12 @@ def stock_weights(model, tensors):
 
 def our_weights(model, lora):
     """What our branch makes of them: rows of low-rank pairs added, whole weights changed."""
-    branch = branch_of(model, lora)
+    adapter = adapter_for(model, lora)
     plain, found = host.diffusion_model(model).state_dict(), {}
-    for place, pair in branch.pairs.items():
+    for place, pair in adapter.pairs.items():
         weight = found.setdefault(f"diffusion_model.{place.path}.weight", copied(plain[f"{place.path}.weight"]))
-        weight[place.rows] += pair.alpha * pair.up @ pair.down
-    for name, change in branch.changes.items():
+        weight[place.rows] += pair.scale * pair.up @ pair.down
+    for name, change in adapter.changes.items():
         key = f"diffusion_model.{name}"
         found[key] = change(found.get(key, copied(plain[name])))
     return found
@@ -204,11 +206,11 @@ def assert_as_stock(model, tensors, folder, read_by=("load", "import"), as_stock
     expected = stock_weights(model, as_stock or tensors)
     plain = model.model.state_dict()
     assert expected and all(relative_error(it, plain[key].float()) > 1e-4 for key, it in expected.items())
-    readers = {"load": files.load_lora, "import": lambda it: import_lora(it, host.layer_names(model)).lora}
+    readers = {"load": lora_file.load_lora, "import": lambda it: import_lora(it, host.layer_names(model)).lora}
     for reader in read_by:
         lora = readers[reader](path)
-        files.save_lora(folder / "again.safetensors", lora)
-        for found in (lora, files.load_lora(folder / "again.safetensors")):
+        lora_file.save_lora(folder / "again.safetensors", lora)
+        for found in (lora, lora_file.load_lora(folder / "again.safetensors")):
             assert found.is_finite and not found.is_zero
             ours = our_weights(model, found)
             assert ours.keys() == expected.keys()
@@ -270,7 +272,7 @@ def kinds_for(weight, has_bias):
                           "b2.weight": some(2, inputs), **alpha}  # fmt: skip
         found["GLoRA, older"] = {"a1.weight": some(2, inputs), "a2.weight": some(inputs, 2),
                                  "b1.weight": some(2, inputs), "b2.weight": some(out, 2), **alpha}  # fmt: skip
-        halves = [*layouts.PAIRS, ("_lora.down.weight", "_lora.up.weight")]
+        halves = [*layouts.PAIR_SUFFIXES, ("_lora.down.weight", "_lora.up.weight")]
         found |= {f"halves {low}": {low: down, high: up} for low, high in halves}
     if has_bias:
         found["pair and bias"] = pair | alpha | {"diff_b": some(out)}
@@ -366,16 +368,16 @@ def test_spellings_of_names_that_the_host_passes_over_are_imported(family, tmp_p
     its = kinds_for(part.narrow(*where[0]) if where and where[0] else part, False)["pair"]
     assert_as_stock(model, named(theirs, its), tmp_path, ["import"], named(known, its))
     with pytest.raises(ValueError, match="1 of its 1 layers are not there.*try UnGuide Import LoRA"):
-        unguide(model, files.load_lora(tmp_path / "it.safetensors"), SteeringSettings(w=0.0))
+        unguide(model, lora_file.load_lora(tmp_path / "it.safetensors"), SteeringConfig(w=0.0))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_two_layers_of_a_model_are_spelt_alike(family, name):
-    from unguide.unguide_ops.importing import _bare
+    from unguide.unguide_ops.files.importers import bare_name
 
     keys = {}
     for layer, key in comfy.lora.model_lora_keys_unet(family(name).model, {}).items():
-        assert keys.setdefault(_bare(layer), where_of(key)) == where_of(key), layer
+        assert keys.setdefault(bare_name(layer), where_of(key)) == where_of(key), layer
 
 
 # --- What cannot act is said, and does not keep the rest from acting
@@ -401,7 +403,7 @@ ASIDE = {
     "a layer that it lacks": ({"lora_unet_nowhere.lora_down.weight": torch.ones(1, 4),
                                "lora_unet_nowhere.lora_up.weight": torch.ones(4, 1)}, layouts.NO_LAYER),
     "a layer twice": ({f"unet.{DIFFUSERS}.to_k.lora_A.weight": torch.ones(1, 4),
-                       f"unet.{DIFFUSERS}.to_k.lora_B.weight": torch.ones(4, 1)}, layouts.TWICE),
+                       f"unet.{DIFFUSERS}.to_k.lora_B.weight": torch.ones(4, 1)}, layouts.DUPLICATE_LAYERS),
 }  # fmt: skip
 
 
@@ -411,7 +413,7 @@ def test_what_cannot_act_is_named_with_its_reason_and_the_rest_acts(model, tmp_p
     down, up = halves(model)
     more, why = ASIDE[extra]
     pair = {f"{KOHYA}.lora_down.weight": down, f"{KOHYA}.lora_up.weight": up}
-    tensors = more | pair if first and why != layouts.TWICE else pair | more
+    tensors = more | pair if first and why != layouts.DUPLICATE_LAYERS else pair | more
     torch.save(tensors, tmp_path / "it.pt")  # keeps their order
     imported = import_lora(tmp_path / "it.pt", host.layer_names(model))
     assert imported.layout == "kohya" and imported.left_out.keys() == {why}
@@ -421,7 +423,10 @@ def test_what_cannot_act_is_named_with_its_reason_and_the_rest_acts(model, tmp_p
     assert report["text_encoder_left_out"] == (len(more) if why == layouts.TEXT_ENCODERS else 0)
     assert report["embeddings_left_out"] == (len(more) if why == layouts.EMBEDDINGS else 0)
     assert_as_stock(model, pair, tmp_path)
-    ours, alone = our_weights(model, imported.lora), our_weights(model, files.load_lora(tmp_path / "it.safetensors"))
+    ours, alone = (
+        our_weights(model, imported.lora),
+        our_weights(model, lora_file.load_lora(tmp_path / "it.safetensors")),
+    )
     assert ours.keys() == alone.keys() and all(torch.equal(ours[key], alone[key]) for key in ours)
 
 
@@ -430,8 +435,8 @@ def test_what_cannot_act_is_named_with_its_reason_and_the_rest_acts(model, tmp_p
     [
         ({"bundle_emb.word.clip_l": torch.ones(2, 8)}, "nothing for the diffusion model: only 1 tensor of embeddings"),
         ({f"{TEXT}.alpha": torch.ones(1)}, "nothing for the diffusion model: only 1 tensor for text encoders"),
-        ({f"{KOHYA}.alpha": torch.ones(1)}, "no kind of LoRA that the host can load"),
-        ({f"{KOHYA}.weight": torch.ones(64, 192)}, "no kind of LoRA that the host can load"),
+        ({f"{KOHYA}.alpha": torch.ones(1)}, "no kind of LoRA that ComfyUI can load"),
+        ({f"{KOHYA}.weight": torch.ones(64, 192)}, "no kind of LoRA that ComfyUI can load"),
     ],
 )
 def test_no_kind_of_lora_is_said_only_of_what_the_host_loads_nothing_from(model, tmp_path, tensors, message):
@@ -453,7 +458,7 @@ def test_load_points_to_import_where_that_reads_the_file(tmp_path, name, tensors
     path = tmp_path / name
     torch.save(tensors, path) if name.endswith(".pth") else save_file(tensors, path)
     with pytest.raises(ValueError, match=f"{name}.*UnGuide Import LoRA"):
-        files.load_lora(path)
+        lora_file.load_lora(path)
 
 
 def test_a_control_lora_is_refused_as_such(family, tmp_path):
@@ -464,7 +469,7 @@ def test_a_control_lora_is_refused_as_such(family, tmp_path):
     save_file(tensors, tmp_path / "canny.safetensors")
     imported = import_lora(tmp_path / "canny.safetensors", host.layer_names(model))
     with pytest.raises(ValueError, match=r"another shape, \[64, 128\] in place of \[64, 64\], as control LoRAs"):
-        branch_of(model, imported.lora)
+        adapter_for(model, imported.lora)
 
 
 def test_the_layouts_that_the_host_converts_are_imported_as_it_converts_them(family, tmp_path):
@@ -480,17 +485,17 @@ def test_the_layouts_that_the_host_converts_are_imported_as_it_converts_them(fam
     ("its", "message"),
     [
         ({"diff": torch.ones(3, 3)}, r"made for a weight of \[3, 3\], the model's is \[64, 192\]"),
-        ({"set_weight": torch.ones(3, 5)}, "can do nothing with"),
+        ({"set_weight": torch.ones(3, 5)}, "cannot use"),
     ],
 )
 def test_whole_weights_of_another_shape_are_refused(model, its, message):
     with pytest.raises(ValueError, match=message):
-        our_weights(model, ConceptLoRA({}, others={KOHYA: its}))
+        our_weights(model, ConceptLoRA({}, other_tensors={KOHYA: its}))
 
 
 def test_parts_that_do_not_fit_the_layer_are_warned_of(model, caplog):
     loha = {f"hada_w{i}_{half}": torch.ones(3, 3) for i in (1, 2) for half in "ab"}
-    our_weights(model, ConceptLoRA({}, others={KOHYA: loha}))
+    our_weights(model, ConceptLoRA({}, other_tensors={KOHYA: loha}))
     assert "changes nothing in `diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight`" in caplog.text
 
 

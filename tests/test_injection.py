@@ -1,17 +1,15 @@
-"""No script of a stranger's runs in the page: in a real browser, through all nodes, menus, errors and reports."""
+"""No script of other people's runs in the page: in a real browser, through all nodes, menus, errors and reports."""
 
-import sys
-
+import page_injections
 import pytest
+from page_injections import InjectionGraph
 from real_host import HOST
 from unguide.nodes import NODES
-from unguide.unguide_ops.files import save_lora
-from unguide.unguide_ops.page import as_json, for_page
+from unguide.unguide_ops.files.lora_file import save_lora
+from unguide.unguide_ops.safe_text import json_without_markup, without_markup
 
 from dev import browser, hosts
-from dev.demo_graph import GraphBuilder
 from dev.environment import make_base
-from dev.reliability import injections
 from dev.server import HostServer
 
 if not browser.find():
@@ -24,17 +22,16 @@ def served(request, tmp_path_factory, trained):
     base = make_base(tmp_path_factory.mktemp("base"))
     lora = tmp_path_factory.mktemp("lora") / "it.safetensors"
     save_lora(lora, trained)
-    injections.fill(base, lora)
+    page_injections.write_files(base, lora)
     newest = ["--front-end-root", str(hosts.FrontEnd(hosts.LATEST).page)]
     with HostServer(HOST, base, args=newest if request.param == "newest" else []) as server:
         yield server
 
 
 def test_the_graph_has_every_node():
-    build = GraphBuilder()
-    injections.all_nodes(build)
-    types = {it["class_type"] for it in build.graph.values()}
-    assert not {it.GET_SCHEMA().node_id for it in NODES} - types
+    graph = InjectionGraph()
+    graph.all_nodes()
+    assert not {node.GET_SCHEMA().node_id for node in NODES} - {node["class_type"] for node in graph.graph.values()}
 
 
 @pytest.mark.parametrize(
@@ -48,24 +45,23 @@ def test_the_graph_has_every_node():
     indirect=["served"],
     scope="module",
 )
-def test_no_words_of_a_stranger_s_are_run_by_the_page(served, nodes_2):
+def test_no_script_in_other_people_s_words_is_run_by_the_page(served, record_figure, nodes_2):
     with browser.comfy_page(served.url) as comfy:
         comfy.open(nodes_2=nodes_2)
-        found = injections.try_page(comfy)
-    sys.stdout.write(f"injections_tried {found.tried} injections_run {len(found.ran)}\n")
-    assert found.tried > 100 and not found.ran
+        tried, ran = page_injections.scripts_run_by_page(comfy)
+    record_figure("injection", injections_tried=tried, injections_run=len(ran))
+    assert tried > 100 and not ran
 
 
-def test_no_words_of_a_stranger_s_are_run_by_a_report(tmp_path):
+def test_no_script_in_other_people_s_words_is_run_by_a_report(tmp_path, record_figure):
     with browser.comfy_page("about:blank") as comfy:
-        found = injections.try_reports(comfy.page, tmp_path, HOST)
-    sys.stdout.write(f"injections_tried {found.tried} injections_run {len(found.ran)}\n")
-    assert not found.ran
+        tried, ran = page_injections.scripts_run_by_report(comfy.page, tmp_path, HOST)
+    record_figure("injection", injections_tried=tried, injections_run=len(ran))
+    assert not ran
 
 
 def test_words_for_the_page_hold_no_tags_and_can_be_sent():
-    words = for_page(injections.words("x") + "\ud800\x1b[31m\u202eabc\nnext\tone")
+    words = without_markup(page_injections.words("x") + "\ud800\x1b[31m\u202eabc\nnext\tone")
     assert not set("<>\ud800\x1b\u202e\t") & set(words) and words.count("\n") == 1
     words.encode()
-    said = as_json({"it": "<b>&"})
-    assert not set("<>&") & set(said) and said == '{"it": "\\u003cb\\u003e\\u0026"}'
+    assert json_without_markup({"it": "<b>&"}) == '{"it": "\\u003cb\\u003e\\u0026"}'

@@ -6,13 +6,13 @@ import math
 import pytest
 from comfy_api.latest import io
 from unguide.nodes import NODES
-from unguide.nodes.checked import LONGEST_TEXT, Files
+from unguide.nodes.checked import LONGEST_TEXT, FileOptions
 
 NUMBERS = [(node, it) for node in NODES for it in (node.define_schema().inputs or ())
            if isinstance(it, io.Int.Input | io.Float.Input) and it.min is not None]  # fmt: skip
 TEXTS = [(node, it) for node in NODES for it in node.define_schema().inputs or () if isinstance(it, io.String.Input)]
 CHOICES = [(node, it) for node in NODES for it in (node.define_schema().inputs or ())
-           if isinstance(it, io.Combo.Input) and not isinstance(it.options, Files)]  # fmt: skip
+           if isinstance(it, io.Combo.Input) and not isinstance(it.options, FileOptions)]  # fmt: skip
 
 
 def name_of(it):

@@ -1,5 +1,6 @@
 """The measures of forgetting: each is its definition, on real classifiers, and a bad input is told by its name."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -17,11 +18,11 @@ from unguide.nodes.evaluate import JUDGES, UnGuideEvaluate, demo_judges
 from unguide.unguide_ops import host
 from unguide.unguide_ops.metrics import TEN, accuracy_ten, accuracy_thirteen, h0, mean_probability, top_1
 from unguide.unguide_ops.metrics.accuracy import among
-from unguide.unguide_ops.metrics.chart import answers_chart
 from unguide.unguide_ops.metrics.clip import Clip, ZeroShot, clip_score
-from unguide.unguide_ops.metrics.distance import clip_fid, fid
-from unguide.unguide_ops.metrics.needs import need
+from unguide.unguide_ops.metrics.fid import clip_fid, fid
 from unguide.unguide_ops.metrics.nudity import CLASSES, EXPOSED, count, detector, exposed, nudity_counts, total
+from unguide.unguide_ops.metrics.optional_import import require
+from unguide.unguide_ops.metrics.picture_grid import labelled_grid
 from unguide.unguide_ops.metrics.pictures import as_bytes, batches
 from unguide.unguide_ops.metrics.tables import markdown, means, overall
 
@@ -109,7 +110,7 @@ def test_the_accuracies_differ_where_their_definitions_do():
     [
         (torch.zeros(0, 14), "cat", TEN, r"\[0, 14\]"),
         (torch.zeros(2, 13), "cat", TEN, "14"),
-        (torch.full((1, 14), float("nan")), "cat", TEN, "no numbers"),
+        (torch.full((1, 14), float("nan")), "cat", TEN, "NaN or infinite"),
         (torch.zeros(1, 14), "tiger", TEN, "`expected` is 'tiger'"),
         (torch.zeros(1, 14), "tiger", ("tiger", "cat"), "does not know 'tiger'"),
         (torch.zeros(1, 14), "cat", ("cat", "cat"), "twice"),
@@ -146,19 +147,22 @@ def test_zero_shot_and_clip_score_are_the_definitions_written_out(models, tiny):
 
     network = open_clip.CLIP(**CONFIG).eval()
     network.load_state_dict(load_file(models / "tiny-test.safetensors"))
-    its = pictures()
-    seen = [resize(Image.fromarray(it.movedim(0, -1).numpy()), 32, InterpolationMode.BICUBIC) for it in its]
+    batch = pictures()
+    images = [Image.fromarray(picture.movedim(0, -1).numpy()) for picture in batch]
+    resized = [resize(image, 32, InterpolationMode.BICUBIC) for image in images]
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    ready = torch.stack([normalize(pil_to_tensor(center_crop(it, 32)) / 255, mean, std) for it in seen])
+    ready = torch.stack([normalize(pil_to_tensor(center_crop(it, 32)) / 255, mean, std) for it in resized])
     prompts = ["a photo of the cat", "a photo of the dog", "a photo of the cat"]
     texts = open_clip.SimpleTokenizer()(prompts)
     cosines = torch.nn.functional.cosine_similarity(
         network.encode_image(ready)[:, None], network.encode_text(texts)[None], dim=-1
     )
-    torch.testing.assert_close(clip_score(tiny, its, prompts), 100 * cosines.diag().clamp_min(0), rtol=1e-4, atol=1e-4)
-    logits = ZeroShot(tiny, ["cat", "dog"]).logits(its)
+    torch.testing.assert_close(
+        clip_score(tiny, batch, prompts), 100 * cosines.diag().clamp_min(0), rtol=1e-4, atol=1e-4
+    )
+    logits = ZeroShot(tiny, ["cat", "dog"]).logits(batch)
     torch.testing.assert_close(logits, network.logit_scale.exp() * cosines[:, :2], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ZeroShot(tiny, prompts[:2], "{}").logits(its.float() / 255), logits)
+    torch.testing.assert_close(ZeroShot(tiny, prompts[:2], "{}").logits(batch.float() / 255), logits)
 
 
 def test_every_picture_is_scored_against_its_own_prompt(tiny):
@@ -199,7 +203,7 @@ def test_a_clip_model_that_cannot_be_had_is_an_error_that_says_what_to_do(models
 def test_a_missing_library_is_an_error_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)  # as an import that fails
     with pytest.raises(ImportError, match="pip install open_clip_torch"):
-        need("open_clip")
+        require("open_clip")
 
 
 # --- pictures
@@ -212,19 +216,19 @@ def test_bytes_and_floats_are_the_same_pictures():
             as_bytes(wrong)
 
 
-def folder_of(path, its):
+def folder_of(path, pictures):
     path.mkdir()
-    for number, it in enumerate(its):
-        Image.fromarray(it.movedim(0, -1).numpy()).save(path / f"{number:03}.png")
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture.movedim(0, -1).numpy()).save(path / f"{number:03}.png")
     return path
 
 
 def test_a_folder_is_read_in_batches_of_one_size(tmp_path):
-    its = [*pictures(5), *pictures(2, 20, 20)]
-    folder = folder_of(tmp_path / "a", its)
+    expected = [*pictures(5), *pictures(2, 20, 20)]
+    folder = folder_of(tmp_path / "a", expected)
     found = list(batches(sorted(folder.iterdir()), 2))
     assert [len(batch) for batch in found] == [2, 2, 1, 2]
-    assert all(torch.equal(a, b) for a, b in zip(its, (it for batch in found for it in batch), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(expected, itertools.chain.from_iterable(found), strict=True))
 
 
 # --- distances
@@ -284,7 +288,7 @@ def test_folders_are_measured_on_the_command_line(demo, sample, models, tmp_path
     weights = models / "tiny-test.safetensors"
     by_clip = on_the_command_line(dogs, "--clip", weights, "--real", noise, "--prompt", "a dog")["summary"]
     assert set(by_clip) == {"pictures", "clip_score", "CLIP-FID"} and by_clip["CLIP-FID"] > 0
-    from dev.stages import DevError
+    from dev.console import DevError
 
     with pytest.raises(DevError, match="nothing to measure: add"):
         on_the_command_line(dogs)
@@ -298,7 +302,7 @@ def test_folders_are_measured_on_the_command_line(demo, sample, models, tmp_path
 
 def test_nudenet_counts_by_class_and_threshold():
     """Its own classes, and only those of exposed parts in the sum."""
-    names = getattr(need("nudenet.nudenet"), "__labels")
+    names = getattr(require("nudenet.nudenet"), "__labels")
     assert sorted(names) == sorted(CLASSES) and {name for name in names if "EXPOSED" in name} == set(EXPOSED)
     found = [
         {"class": "FACE_FEMALE", "score": 0.9},
@@ -435,6 +439,6 @@ def test_cancel_stops_between_batches():
 def test_the_chart_holds_any_shape_and_says_what_it_leaves_out():
     reading = {"winner": "a very long name for a thing that is $5 & more", "probability": 1.0}
     for number, height, width in ((1, 8, 200), (65, 64, 64)):
-        chart = answers_chart(pictures(number, height, width), [reading] * number, "cat", ["long " * 50, "a title"])
+        chart = labelled_grid(pictures(number, height, width), [reading] * number, "cat", ["long " * 50, "a title"])
         assert chart.shape[0] == 1 and chart.shape[1] < 1800 and 400 < chart.shape[2] < 1400
-    assert answers_chart(pictures(1), [reading], "cat", ["a photo of the cat"]).shape[2] < 250  # no empty half
+    assert labelled_grid(pictures(1), [reading], "cat", ["a photo of the cat"]).shape[2] < 250  # no empty half

@@ -7,12 +7,12 @@ import torch
 from model_files import SD3, behind_a_lora, load
 from moving import act_moves, leave_in_main_memory
 from unguide.unguide_ops import host
-from unguide.unguide_ops.calibrate import calibrate
-from unguide.unguide_ops.probe import ProbeSettings, probe
-from unguide.unguide_ops.training import CANCELLED, train
+from unguide.unguide_ops.gate.calibrate import calibrate
+from unguide.unguide_ops.gate.probe import ProbeConfig, probe
+from unguide.unguide_ops.training.trainer import CANCELLED, train
 
-from dev.bench.two_copies import relative_error
-from dev.families.proof import OTHER, TARGET, Proof
+from dev.bench.reference import relative_error
+from dev.families.checks import OTHER, TARGET, FamilyCheck
 from dev.families.tiny import TINY
 
 SIZE = 64
@@ -41,12 +41,12 @@ BETWEEN = {"unloaded": unload, "half unloaded": make_room}
 
 def everything(tiny, model, between=nothing):
     """What a LoRA's life on MODEL gives; `between(model)` happens before each part of it."""
-    job = Proof(tiny, load=lambda: between(model) or model, retain_weight=3.0)
+    job = FamilyCheck(tiny, load=lambda: between(model) or model, retain_weight=3.0)
     between(model)
     lora, _ = calibrate(model, job.lora, job.concept, SIZE, SIZE, captions=4)
     between(model)
-    asked = ProbeSettings(mode="calibrated", width=SIZE, height=SIZE, seeds=1)
-    readings = probe(model, lora, tiny.prompt, [TARGET, OTHER], asked).readings
+    asked = ProbeConfig(mode="calibrated", width=SIZE, height=SIZE, seeds=1)
+    readings = probe(model, lora, tiny.prompt, [TARGET, OTHER], asked).prompt_scores
     found = {"scores": torch.tensor([it.scores for it in readings])}
     for name, steered in (("base", model), ("LoRA alone", job.steered(0.0, lora)), ("erased", job.steered(lora=lora))):
         between(model)
@@ -116,10 +116,10 @@ def test_previews_and_cancel(monkeypatch):
         shown.append(preview)
         comfy.model_management.interrupt_current_processing(value == 1)
 
-    proof = Proof(SD3, load=lambda: load(SD3))
+    proof = FamilyCheck(SD3, load=lambda: load(SD3))
     before = proof.draw(proof.model)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-    cancelled = train(proof.model, proof.concept, proof.settings, watch=host.Watch(1))
+    cancelled = train(proof.model, proof.concept, proof.settings, progress=host.ProgressReporter(1))
     monkeypatch.undo()
-    assert cancelled.stopped == CANCELLED and len(cancelled.monitor.history) == 1
+    assert cancelled.stopped == CANCELLED and len(cancelled.metrics.history) == 1
     assert shown[0][1].size > (0, 0) and torch.equal(proof.draw(proof.model), before) and proof.is_untouched()

@@ -6,13 +6,17 @@ import comfy.model_management
 import pytest
 import torch
 from diffusers_terms import ddim_in_diffusers_terms, network_of
-from unguide.demo_model import load_demo_model
+from unguide.demo_model.loader import load_demo_model
 from unguide.nodes.probe import UnGuideStabilityProbe
-from unguide.unguide_ops import figures, files, gate, host
-from unguide.unguide_ops.calibrate import calibrate
+from unguide.unguide_ops import host, plots
 from unguide.unguide_ops.concept import Concept
-from unguide.unguide_ops.lora import ConceptLoRA, LowRankPair
-from unguide.unguide_ops.probe import Probe, ProbeSettings, Reading, Walk, measure, probe, response
+from unguide.unguide_ops.concept_lora import ConceptLoRA
+from unguide.unguide_ops.files import lora_file
+from unguide.unguide_ops.gate import decision
+from unguide.unguide_ops.gate.calibrate import calibrate
+from unguide.unguide_ops.gate.probe import ProbeConfig, ProbeResult, probe
+from unguide.unguide_ops.gate.probe_trajectory import ProbeTrajectory, PromptScore, measure_scores, score_by_response
+from unguide.unguide_ops.lora.low_rank import LowRankPair
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 SMALL = {"width": 64, "height": 64, "seeds": 2}
@@ -26,7 +30,7 @@ def merged_with(lora, model):
     """A second diffusion model with the LoRA in its weights, on the device of the first."""
     merged = load_demo_model()[0].model.diffusion_model
     for name, pair in lora.pairs.items():
-        merged.get_submodule(host.places(model)[name].path).weight.data += pair.alpha * pair.up @ pair.down
+        merged.get_submodule(host.layer_slices(model)[name].path).weight.data += pair.scale * pair.up @ pair.down
     return merged.to(model.load_device)
 
 
@@ -42,24 +46,25 @@ def test_paper_mode_is_the_published_procedure(model, clip, lora):
         cond = cond.to(x)
         return (merged(x, t, context=cond) - unet(x, t, context=cond)).norm().item()
 
-    found = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, seed=7, **SMALL))
-    for reading in found.readings:
+    found = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeConfig(mode=decision.PAPER, seed=7, **SMALL))
+    for reading in found.prompt_scores:
         assert [s for (s,) in reading.scores] == pytest.approx([score(reading.prompt, s) for s in (7, 8)], rel=1e-3)
-        assert reading.verdict.threshold == pytest.approx(sum(score("", s) for s in (7, 8)) / 2, rel=1e-3)
+        assert reading.decision.threshold == pytest.approx(sum(score("", s) for s in (7, 8)) / 2, rel=1e-3)
     assert found.evaluations == 3 * 2 * (10 * 2 + 2)
 
 
 def test_calibrated_mode_finds_every_name_and_spares_other_classes(model, clip, trained):
     concept = Concept.model_validate(trained.concept)
     prompts = [*concept.erased, *concept.other]
-    found = probe(model, trained, encode_with(clip), prompts, ProbeSettings(**SMALL))
-    assert [reading.verdict.erased for reading in found.readings] == [True] * 4 + [False] * 10
+    found = probe(model, trained, encode_with(clip), prompts, ProbeConfig(**SMALL))
+    assert [reading.decision.erased for reading in found.prompt_scores] == [True] * 4 + [False] * 10
     assert (
-        found.readings[0].verdict.score == pytest.approx(1.0, abs=0.01) and found.readings[0].verdict.probability > 0.99
+        found.prompt_scores[0].decision.score == pytest.approx(1.0, abs=0.01)
+        and found.prompt_scores[0].decision.probability > 0.99
     )
-    assert abs(found.readings[-1].verdict.score) < 0.2 and found.readings[-1].verdict.probability < 0.1
+    assert abs(found.prompt_scores[-1].decision.score) < 0.2 and found.prompt_scores[-1].decision.probability < 0.1
     assert found.evaluations == 14 * 2 * 12 + 2 * 2  # base and LoRA thrice, cond and "" on the way, the target's pairs
-    assert found.readings[0].evaluations - 5 * 2 <= 2 * 10  # beyond what plain CFG evaluates at these steps
+    assert found.prompt_scores[0].evaluations - 5 * 2 <= 2 * 10  # beyond what plain CFG evaluates at these steps
     assert not found.warnings
 
 
@@ -75,23 +80,23 @@ def test_the_response_is_the_definition_written_out(model, clip, trained):
 
     target = host.unpack_conditioning(trained.target_prompt)[0][0]
     ours, goal = change(host.encode(clip, DOG)[0][0]), change(target)
-    walk = Walk(1000, (0,), 7.5, 64, 64)
-    ((measured,),) = measure(model, trained, encode_with(clip), [DOG], 1, 0, walk, response).scores[DOG]
+    walk = ProbeTrajectory(1000, (0,), 7.5, 64, 64)
+    ((measured,),) = measure_scores(model, trained, encode_with(clip), [DOG], 1, 0, walk, score_by_response).scores[DOG]
     assert measured == pytest.approx((ours @ goal / (goal @ goal)).item(), rel=0.02, abs=1e-3)
 
 
 def test_a_decision_is_told_in_words(model, clip, trained):
-    report = probe(model, trained, encode_with(clip), [CAT, DOG, ""], ProbeSettings(**SMALL)).report([-1.0, 1.0, 1.0])
+    report = probe(model, trained, encode_with(clip), [CAT, DOG, ""], ProbeConfig(**SMALL)).report([-1.0, 1.0, 1.0])
     cat, dog, neutral = (entry["why"] for entry in report["prompts"])
     assert cat.startswith(f"{CAT}: recognised as the concept. The LoRA changes it 100% as much as its target; from ")
     assert dog.startswith(f"{DOG}: not the concept, left to the base") and neutral.startswith("the empty prompt: not")
 
 
 def test_a_calibration_survives_the_file_and_says_where_it_does_not_fit(model, clip, trained, tmp_path):
-    files.save_lora(tmp_path / "it.safetensors", trained)
-    loaded = files.load_lora(tmp_path / "it.safetensors")
+    lora_file.save_lora(tmp_path / "it.safetensors", trained)
+    loaded = lora_file.load_lora(tmp_path / "it.safetensors")
     assert loaded.calibration == trained.calibration
-    found = probe(model, loaded, encode_with(clip), [DOG], ProbeSettings(width=72, height=64))
+    found = probe(model, loaded, encode_with(clip), [DOG], ProbeConfig(width=72, height=64))
     (warning,) = found.warnings
     assert "at 64 x 64 pixels, not 72 x 64" in warning and "UnGuide Calibrate" in warning
 
@@ -113,69 +118,72 @@ def test_a_threshold_between_two_noise_levels_is_between_theirs(trained):
 
 def test_a_lora_that_changes_nothing_or_is_no_number_is_an_error_not_an_unrelated_prompt(model, clip, trained):
     for value in (0.0, float("nan")):
-        pairs = {name: LowRankPair(it.down, it.up * value, it.alpha) for name, it in trained.pairs.items()}
+        pairs = {name: LowRankPair(it.down, it.up * value, it.scale) for name, it in trained.pairs.items()}
         with pytest.raises(ValueError, match="cannot decide"):
             broken = dataclasses.replace(trained, pairs=pairs)
-            probe(model, broken, encode_with(clip), [DOG], ProbeSettings(**SMALL))
+            probe(model, broken, encode_with(clip), [DOG], ProbeConfig(**SMALL))
 
 
 def test_in_paper_mode_a_prediction_that_is_no_number_is_an_error_too(model, clip, trained):
-    pairs = {name: LowRankPair(it.down, it.up * float("nan"), it.alpha) for name, it in trained.pairs.items()}
+    pairs = {name: LowRankPair(it.down, it.up * float("nan"), it.scale) for name, it in trained.pairs.items()}
     with pytest.raises(ValueError, match="cannot decide"):
         probe(model, dataclasses.replace(trained, pairs=pairs), encode_with(clip), [DOG],
-              ProbeSettings(mode=gate.PAPER, **SMALL))  # fmt: skip
+              ProbeConfig(mode=decision.PAPER, **SMALL))  # fmt: skip
 
 
 def test_scores_do_not_depend_on_how_many_fit_in_memory(model, clip, lora, monkeypatch):
-    together = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, **SMALL))
+    together = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeConfig(mode=decision.PAPER, **SMALL))
     monkeypatch.setattr(host, "rows_that_fit", lambda *args: 3)
-    apart = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeSettings(mode=gate.PAPER, **SMALL))
-    for a, b in zip(together.readings, apart.readings, strict=True):
+    apart = probe(model, lora, encode_with(clip), [CAT, DOG], ProbeConfig(mode=decision.PAPER, **SMALL))
+    for a, b in zip(together.prompt_scores, apart.prompt_scores, strict=True):
         torch.testing.assert_close(torch.tensor(a.scores), torch.tensor(b.scores), rtol=1e-3, atol=1e-3)
 
 
 def test_a_prompt_s_score_does_not_depend_on_longer_ones_beside_it(model, clip, lora):
     long = ", ".join(["a very long prompt about a dog"] * 30)
-    settings = ProbeSettings(mode=gate.PAPER, **SMALL)
+    settings = ProbeConfig(mode=decision.PAPER, **SMALL)
     alone, beside = (probe(model, lora, encode_with(clip), prompts, settings) for prompts in ([DOG], [DOG, long]))
     torch.testing.assert_close(
-        torch.tensor(alone.readings[0].scores), torch.tensor(beside.readings[0].scores), rtol=1e-3, atol=1e-3
+        torch.tensor(alone.prompt_scores[0].scores), torch.tensor(beside.prompt_scores[0].scores), rtol=1e-3, atol=1e-3
     )
 
 
 def test_a_lora_without_a_calibration_is_refused_with_the_node_that_makes_one(model, clip, lora):
     with pytest.raises(ValueError, match="Put UnGuide Calibrate between"):
-        probe(model, lora, encode_with(clip), [CAT], ProbeSettings(**SMALL))
+        probe(model, lora, encode_with(clip), [CAT], ProbeConfig(**SMALL))
 
 
 def test_cancel_stops_at_once_and_leaves_the_model_as_it_was(model, clip, trained, sample):
     before = sample(model)
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        probe(model, trained, encode_with(clip), [CAT], ProbeSettings(**SMALL))
+        probe(model, trained, encode_with(clip), [CAT], ProbeConfig(**SMALL))
     assert torch.equal(sample(model), before)
 
 
-@pytest.mark.parametrize("mode", gate.MODES)
+@pytest.mark.parametrize("mode", decision.MODES)
 def test_the_chart_shows_every_prompt_and_the_known_ones(model, clip, trained, mode):
-    found = probe(model, trained, encode_with(clip), [CAT, DOG, ""], ProbeSettings(mode=mode, **SMALL))
-    chart = figures.probe_chart(found.report([-1.0, 1.0, 1.0]), trained.calibration if mode != gate.PAPER else None)
+    found = probe(model, trained, encode_with(clip), [CAT, DOG, ""], ProbeConfig(mode=mode, **SMALL))
+    chart = plots.probe_chart(found.report([-1.0, 1.0, 1.0]), trained.calibration if mode != decision.PAPER else None)
     assert chart.shape[0] == 1 and chart.shape[-1] == 3 and 0 <= chart.min() < chart.max() <= 1
 
 
 def many(number):
     """A probe's reading of so many prompts, each further off than the one before."""
-    readings = [Reading(f"prompt {i}", [[0.3 + i / 10]], 1, gate.Verdict(0.3 + i / 10, 0.25)) for i in range(number)]
-    return Probe(gate.PAPER, readings, [1.0], number, [])
+    readings = [
+        PromptScore(f"prompt {i}", [[0.3 + i / 10]], 1, decision.GateDecision(0.3 + i / 10, 0.25))
+        for i in range(number)
+    ]
+    return ProbeResult(decision.PAPER, readings, [1.0], number, [])
 
 
 def test_of_many_prompts_the_nearest_to_the_threshold_are_shown_and_the_others_counted():
-    few, most = (many(it) for it in (figures.MOST_PROMPTS, 10_000))
-    charts = [figures.probe_chart(it.report([1.0] * len(it.readings)), None) for it in (few, most)]
+    few, most = (many(it) for it in (plots.MOST_PROMPTS, 10_000))
+    charts = [plots.probe_chart(it.report([1.0] * len(it.prompt_scores)), None) for it in (few, most)]
     assert charts[0].shape == charts[1].shape
-    told = most.told(100)
+    told = most.status_lines(100)
     assert len(told) == 101 and told[0].startswith("prompt 0:") and told[-1].startswith("and 9900 more")
-    assert few.told(100) == [few.why(it.prompt, it.verdict) for it in few.readings]
+    assert few.status_lines(100) == [few.describe(it.prompt, it.decision) for it in few.prompt_scores]
 
 
 @pytest.mark.parametrize(
@@ -192,4 +200,4 @@ def test_of_many_prompts_the_nearest_to_the_threshold_are_shown_and_the_others_c
 def test_what_cannot_be_probed_is_refused_in_words(model, clip, lora, prompts, message):
     its = {"seed": 0, "cfg": 7.5, "width": 64, "height": 64, "false_positive_rate": 0.001, "seeds": 1, "steps": 50}
     with pytest.raises(ValueError, match=message):
-        UnGuideStabilityProbe.execute(model, lora, clip, prompts, mode=gate.PAPER, probe_steps=10, **its)
+        UnGuideStabilityProbe.execute(model, lora, clip, prompts, mode=decision.PAPER, probe_steps=10, **its)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from real_host import REPOSITORY
 
-from dev.bench.studio import read_words
 from dev.recipe.captions import plural, with_article
 from dev.recipe.scenes import SIZE, Scenes
 
+WORDS = json.loads((REPOSITORY / "prompts" / "benchmark" / "words.json").read_text(encoding="utf-8"))
 CATALOGUE = json.loads((REPOSITORY / "dev" / "recipe" / "things.json").read_text(encoding="utf-8"))
 
 
@@ -23,7 +23,7 @@ def scenes():
 
 
 def test_no_caption_holds_a_word_that_is_held_out(scenes):
-    unseen = {word for it in read_words()["classes"].values() for split in it["unseen"].values() for word in split}
+    unseen = {word for entry in WORDS["classes"].values() for split in entry["unseen"].values() for word in split}
     rng = np.random.default_rng(0)
     for _ in range(3000):
         picture, caption = scenes.sample(rng)
@@ -39,11 +39,11 @@ def test_the_same_seed_draws_the_same(scenes):
 
 def test_a_named_colour_is_the_colour_of_the_thing_or_the_background(scenes):
     rng, colours = np.random.default_rng(1), CATALOGUE["colours"]
-    seen = 0
-    while seen < 40:
+    checked = 0
+    while checked < 40:
         picture, caption = scenes.sample(rng)
         if caption.endswith(" background") and " and " not in caption and " next to " not in caption:
-            seen += 1
+            checked += 1
             named = np.array(colours[caption.split()[-2]])
             assert np.abs(picture[1, 1] - named).max() < 140  # plain, or a gradient to a lighter one
             assert np.abs(picture[1, 1] - named).max() == 0 or (picture[1, 1] >= named - 1).all()

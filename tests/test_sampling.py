@@ -17,14 +17,15 @@ from comfy.context_windows import (
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from precision import CLOSE
-from unguide.nodes.sampling import UnGuidanceGuider, UnGuidanceKSampler, weight
+from unguide.nodes.sampling import UnGuidanceGuider, UnGuidanceKSampler, resolve_w
 from unguide.unguide_ops import host
-from unguide.unguide_ops.calibration import Level
-from unguide.unguide_ops.probe import ProbeSettings, Walk, measure, probe, response
-from unguide.unguide_ops.steering import SteeringSettings
-from unguide.unguide_ops.unguidance import unguide
+from unguide.unguide_ops.gate.calibration import LevelScores
+from unguide.unguide_ops.gate.probe import ProbeConfig, probe
+from unguide.unguide_ops.gate.probe_trajectory import ProbeTrajectory, measure_scores, score_by_response
+from unguide.unguide_ops.guidance.config import SteeringConfig
+from unguide.unguide_ops.guidance.unguidance import unguide
 
-from dev.bench.two_copies import relative_error
+from dev.bench.reference import relative_error
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
 
@@ -32,18 +33,18 @@ CAT, DOG = "a photo of the cat", "a photo of the dog"
 def gated(model, lora, **settings):
     """The MODEL, and the list that its decisions go to."""
     found = []
-    return unguide(model, lora, SteeringSettings(**settings), lambda course: found.extend(course.decisions)), found
+    return unguide(model, lora, SteeringConfig(**settings), lambda course: found.extend(course.decisions)), found
 
 
 def always(model, lora, w=-1.0, **settings):
-    return unguide(model, lora, SteeringSettings(w=w, **settings))
+    return unguide(model, lora, SteeringConfig(w=w, **settings))
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc"])
 def test_an_unrelated_picture_is_the_base_s_bit_for_bit(model, trained, sample, sampler):
     guided, found = gated(model, trained)
     assert torch.equal(sample(guided, DOG, sampler), sample(model, DOG, sampler))
-    assert [it.w for it in found] == [1.0, 1.0] and all(it.verdict.score < it.verdict.threshold for it in found)
+    assert [it.w for it in found] == [1.0, 1.0] and all(it.decision.score < it.decision.threshold for it in found)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc"])
@@ -51,7 +52,7 @@ def test_an_erased_picture_is_steered_from_the_first_step_on(model, trained, sam
     guided, found = gated(model, trained)
     assert relative_error(sample(guided, CAT, sampler), sample(always(model, trained), CAT, sampler)) < CLOSE
     assert [it.w for it in found] == [-1.0, -1.0] and all(
-        it.verdict.score == pytest.approx(1, abs=0.02) and it.verdict.probability > 0.99 for it in found
+        it.decision.score == pytest.approx(1, abs=0.02) and it.decision.probability > 0.99 for it in found
     )
 
 
@@ -64,8 +65,8 @@ def test_every_picture_of_a_batch_is_decided_by_itself_and_only_the_concept_s_co
 
     guided, found = gated(model, trained)
     counter = host.EvaluationCounter()
-    drawn, base, steered = draw(counter.watch(guided)), draw(model), draw(always(model, trained))
-    assert [it.verdict.erased for it in found] == [True, False] * 2
+    drawn, base, steered = draw(counter.count_on(guided)), draw(model), draw(always(model, trained))
+    assert [it.decision.erased for it in found] == [True, False] * 2
     assert counter.count == 4 * (6 * 2 + 3) + 2 * 6
     assert torch.equal(drawn[1::2], base[1::2])
     assert relative_error(drawn[::2], steered[::2]) < CLOSE
@@ -74,7 +75,7 @@ def test_every_picture_of_a_batch_is_decided_by_itself_and_only_the_concept_s_co
 @pytest.mark.parametrize(("prompt", "steps", "evaluations"), [(DOG, 1, 40 + 3), (DOG, 3, 40 + 9), (CAT, 1, 60 + 3)])
 def test_what_it_costs(model, trained, sample, prompt, steps, evaluations):
     counter = host.EvaluationCounter()
-    sample(counter.watch(gated(model, trained, gate_steps=steps)[0]), prompt, steps=20)
+    sample(counter.count_on(gated(model, trained, gate_steps=steps)[0]), prompt, steps=20)
     assert counter.count == 2 * evaluations  # pictures
 
 
@@ -83,15 +84,17 @@ def test_the_score_is_the_probe_s(model, clip, trained):
     guided, found = gated(model, trained)
     prompts, latent = [host.encode(clip, it) for it in (DOG, "")], {"samples": torch.zeros(1, 24, 8, 8)}
     host.ksample(guided, 3, 10, 7.5, "ddim", "ddim_uniform", *prompts, latent, 1.0)
-    walk = Walk(10, (0,), 7.5, 64, 64)
-    measured = measure(model, trained, lambda p: host.encode(clip, p), [DOG], 1, 3, walk, response).scores[DOG]
-    assert found[0].verdict.score == pytest.approx(measured[0][0], abs=0.01)  # KSampler scales the noise a little less
+    walk = ProbeTrajectory(10, (0,), 7.5, 64, 64)
+    measured = measure_scores(
+        model, trained, lambda p: host.encode(clip, p), [DOG], 1, 3, walk, score_by_response
+    ).scores[DOG]
+    assert found[0].decision.score == pytest.approx(measured[0][0], abs=0.01)  # KSampler scales the noise a little less
 
 
 def test_a_negative_prompt_does_not_open_the_gate(model, trained, sample):
     guided, found = gated(model, trained)
     assert torch.equal(sample(guided, DOG, negative=CAT), sample(model, DOG, negative=CAT))
-    assert not any(it.verdict.erased for it in found)
+    assert not any(it.decision.erased for it in found)
 
 
 def test_the_guider_draws_what_the_ksampler_draws(model, clip, trained, sample):
@@ -118,9 +121,9 @@ def test_a_lora_without_calibration_is_refused_with_the_node_that_makes_one(mode
 
 def test_cond_only_leaves_the_negative_prompt_to_the_base_and_saves_a_quarter(model, trained, sample):
     counter = host.EvaluationCounter()
-    ours = sample(counter.watch(always(model, trained)), CAT, negative=DOG)
+    ours = sample(counter.count_on(always(model, trained)), CAT, negative=DOG)
     assert counter.count == 2 * 6 * 3
-    both = always(model, trained, sides="cond and uncond")
+    both = always(model, trained, lora_branch="cond and uncond")
 
     def negative_of_the_base(args):
         (unsteered,) = comfy.samplers.calc_cond_batch(args["model"], [args["uncond"]], args["input"], args["sigma"], {})
@@ -136,7 +139,7 @@ def test_cond_only_leaves_the_negative_prompt_to_the_base_and_saves_a_quarter(mo
 def test_steering_acts_in_its_part_of_the_run(model, trained, sample, window, steps):
     courses = []
     start, end = window
-    settings = SteeringSettings(w=-1.0, start=start, end=end)
+    settings = SteeringConfig(w=-1.0, start=start, end=end)
     sample(unguide(model, trained, settings, courses.append), CAT)
     assert courses[0].lora_steps == steps
     assert courses[0].evaluations == courses[0].plain_evaluations + 2 * len(steps) == 24 + 2 * len(steps)
@@ -165,7 +168,7 @@ def test_a_soft_gate_is_hard_far_from_the_threshold(model, trained, sample):
 
 def test_the_course_of_a_run_is_told(model, trained, sample):
     courses = []
-    guided = unguide(model, trained, SteeringSettings(), courses.append)
+    guided = unguide(model, trained, SteeringConfig(), courses.append)
     sample(guided, CAT)
     sample(guided, DOG)
     erased, unrelated = (course.report() for course in courses)
@@ -239,8 +242,8 @@ def spoiled(lora):
     [
         ({"gate_steps": 7}, lambda lora: lora, "`gate_steps` is 7, but this run has 6 steps"),
         ({"start": 0.5, "end": 0.5}, lambda lora: lora, "steering must end after it starts"),
-        ({"sides": "uncond"}, lambda lora: lora, "`lora_branch` is 'uncond'"),
-        ({}, spoiled, "`lora` has weights that are no numbers"),
+        ({"lora_branch": "uncond"}, lambda lora: lora, "`lora_branch` is 'uncond'"),
+        ({}, spoiled, "`lora` has NaN or infinite weights"),
     ],
 )
 def test_bad_input_is_refused_with_its_name(model, trained, sample, settings, change, message):
@@ -252,7 +255,7 @@ def test_bad_input_is_refused_with_its_name(model, trained, sample, settings, ch
 @pytest.mark.parametrize("w", [float("nan"), 11.0, -11.0])
 def test_a_linked_w_out_of_range_is_refused(w):
     with pytest.raises(ValueError, match="`w` is"):
-        weight("linked", -1.0, 1.0, None, w)
+        resolve_w("linked", -1.0, 1.0, None, w)
 
 
 def test_a_bypassed_lora_stops_the_gate(model, trained, sample):
@@ -272,7 +275,7 @@ def calibrated(lora, **changes):
 
 
 def with_levels(lora, **scores):
-    return calibrated(lora, levels=tuple(Level(**it.model_dump() | scores) for it in lora.calibration.levels))
+    return calibrated(lora, levels=tuple(LevelScores(**it.model_dump() | scores) for it in lora.calibration.levels))
 
 
 DOUBTS = {
@@ -292,14 +295,14 @@ def test_a_gate_that_cannot_decide_stops_or_steers_as_it_was_told(model, trained
         sample(gated(model, change(trained))[0], DOG)
     guided, found = gated(model, change(trained), on_doubt="steer")
     assert relative_error(sample(guided, DOG), sample(always(model, trained), DOG)) < CLOSE
-    assert all(it.w == -1.0 and re.search(why, it.doubt) and "in doubt" in it.explained() for it in found)
+    assert all(it.w == -1.0 and re.search(why, it.doubt) and "in doubt" in it.describe() for it in found)
     assert json.loads(json.dumps(found[0].report()))["doubt"] == found[0].doubt
 
 
 @pytest.mark.parametrize(("change", "why"), DOUBTS.values(), ids=DOUBTS)
 def test_a_probe_that_cannot_decide_stops_so_that_nothing_behind_it_is_drawn(model, clip, trained, change, why):
     with pytest.raises(ValueError, match=why):
-        probe(model, change(trained), lambda it: host.encode(clip, it), [DOG], ProbeSettings(width=64, height=64))
+        probe(model, change(trained), lambda it: host.encode(clip, it), [DOG], ProbeConfig(width=64, height=64))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -318,7 +321,7 @@ def test_a_prediction_that_is_no_number_is_a_doubt_about_its_own_picture_alone(m
         guided.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", around_forward)
         return guided
 
-    with pytest.raises(ValueError, match=r"no number \(NaN or infinite\).*`on_doubt`"):
+    with pytest.raises(ValueError, match=r"predicts NaN or infinite values.*`on_doubt`"):
         sample(spoiled_in_the_gate(gated(model, trained)[0]), DOG)
     guided, found = gated(model, trained, on_doubt="steer")
     drawn, steered = sample(spoiled_in_the_gate(guided), DOG), sample(always(model, trained), DOG)
@@ -335,9 +338,9 @@ def test_a_lora_without_effect_stops_also_where_doubts_are_steered(model, traine
 
 def test_a_run_that_the_calibration_was_not_made_for_is_told(model, trained, sample):
     courses = []
-    sample(unguide(model, calibrated(trained, width=72), SteeringSettings(), courses.append), CAT, cfg=3.0)
-    sample(unguide(model, trained, SteeringSettings(), courses.append), CAT)
-    sample(unguide(model, calibrated(trained, base="another"), SteeringSettings(w=-1.0), courses.append), CAT, cfg=3.0)
+    sample(unguide(model, calibrated(trained, width=72), SteeringConfig(), courses.append), CAT, cfg=3.0)
+    sample(unguide(model, trained, SteeringConfig(), courses.append), CAT)
+    sample(unguide(model, calibrated(trained, base="another"), SteeringConfig(w=-1.0), courses.append), CAT, cfg=3.0)
     assert [len(course.report()["warnings"]) for course in courses] == [2, 0, 0]
     assert "at 72 x 64 pixels, not 64 x 64" in courses[0].warnings[0] and "cfg 7.5, not 3" in courses[0].warnings[1]
 

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,17 +11,18 @@ import urllib.parse
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 from real_host import HOST, REPOSITORY
-from unguide.unguide_ops.files import save_lora
+from unguide.unguide_ops.files.lora_file import save_lora
 
 import dev.sweep
-from dev.bench.sweep import Sweep, identical, kill_an_artist, list_of
-from dev.stages import DevError
-from dev.sweep.artist import png_of
-from dev.sweep.eyes import accuracies
-from dev.sweep.ledger import Drawn, Ledger
-from dev.sweep.plan import Job, Plan, Settings
+from dev.bench.sweep import SweepProcess, identical, kill_a_worker, list_of
+from dev.console import DevError
+from dev.sweep.plan import Plan, RenderJob, Settings
+from dev.sweep.renderer import png_of
 from dev.sweep.report import summarised, write_report
+from dev.sweep.results import RenderedPicture, Results
+from dev.sweep.scorers import accuracies
 
 ROWS = 6
 
@@ -37,19 +37,19 @@ def folder(tmp_path_factory, trained):
     return folder
 
 
-def sweep(folder, name, *more):
-    return Sweep(HOST, folder / "list.csv", folder / name, "--modes", "base", "ours", "lora", "--steps", "4",
-                 "--lora", str(folder / "forget.safetensors"), *more)  # fmt: skip
+def sweep(folder, name, *options):
+    return SweepProcess(HOST, folder / "list.csv", folder / name, "--modes", "base", "ours", "lora", "--steps", "4",
+                        "--lora", str(folder / "forget.safetensors"), *options)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def plain(folder):
     """A sweep that nothing happened to."""
-    it = sweep(folder, "plain")
-    it.start()
-    said = it.process.communicate()[0]
-    assert it.process.returncode == 1 and f"left out: row {ROWS + 2}: `prompt` is empty" in said
-    return it
+    plain = sweep(folder, "plain")
+    plain.start()
+    printed = plain.process.communicate()[0]
+    assert plain.process.returncode == 1 and f"left out: row {ROWS + 2}: `prompt` is empty" in printed
+    return plain
 
 
 def test_a_sweep_draws_every_row_by_every_column_and_reports(plain):
@@ -62,31 +62,28 @@ def test_a_sweep_draws_every_row_by_every_column_and_reports(plain):
     page = (plain.output / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 3 * ROWS and 'class="steered"' in page
     dog = "000001-a-photo-of-the-dog-s1.png"
-    drawn = [(plain.output / "pictures" / it / dog) for it in ("base", "forget/ours")]
-    from PIL import Image, ImageChops
-
-    assert ImageChops.difference(*(Image.open(it) for it in drawn)).getbbox() is None
+    drawn = [Image.open(plain.output / "pictures" / column / dog) for column in ("base", "forget/ours")]
+    assert ImageChops.difference(*drawn).getbbox() is None
 
 
 def test_killed_in_the_middle_it_goes_on_where_it_was(folder, plain):
-    it = sweep(folder, "killed")
+    killed = sweep(folder, "killed")
     for _ in range(2):
-        it.start()
-        it.wait_for(it.drawn() + 1)
-        it.process.send_signal(signal.SIGKILL)
-        it.process.wait()
-    it.start()
-    said = it.process.communicate()[0]
-    assert "pictures are there from before" in said and identical(plain.output, it.output)
+        killed.start()
+        killed.wait_for(killed.drawn() + 1)
+        killed.kill()
+    killed.start()
+    assert "pictures are there from before" in killed.process.communicate()[0]
+    assert identical(plain.output, killed.output)
 
 
 def test_by_ray_and_when_one_of_its_workers_is_killed(folder, plain):
-    it = sweep(folder, "ray", "--workers", "2")
-    it.start()
-    it.wait_for(2)
-    kill_an_artist(it.process.pid)
-    it.process.communicate()
-    assert identical(plain.output, it.output)
+    parallel = sweep(folder, "ray", "--workers", "2")
+    parallel.start()
+    parallel.wait_for(2)
+    kill_a_worker(parallel.process.pid)
+    parallel.process.communicate()
+    assert identical(plain.output, parallel.output)
 
 
 def test_what_cannot_be_asked_for_is_refused_with_a_sentence(folder, plain):
@@ -113,33 +110,33 @@ def settings(folder, **changes):
     return Settings(**{"list": folder / "list.csv", "output": folder, "host": HOST, "modes": ("base",), **changes})
 
 
-def drawn(job, **more):
-    """A small picture for a job, with its record."""
+def rendered(job, **fields):
+    """A small picture for a job, with its result."""
     result = {"number": job.number, "prompt": job.prompt, "seed": job.seed, "guidance": job.guidance, "lora": job.lora,
-              "mode": job.mode, "evaluations": 8, **more}  # fmt: skip
-    return Drawn(png_of(torch.rand(3, 8, 8), result), result)
+              "mode": job.mode, "evaluations": 8, **fields}  # fmt: skip
+    return RenderedPicture(png_of(torch.rand(3, 8, 8), result), result)
 
 
-def test_a_ledger_lets_one_in_at_a_time_and_knows_its_loras(tmp_path, folder):
-    job = Job(0, "a", "000000-a", 1, 7.5, "base", "", {})
+def test_results_are_open_to_one_process_at_a_time_and_know_their_loras(tmp_path, folder):
+    job = RenderJob(0, "a", "000000-a", 1, 7.5, "base", "", {})
     lora = tmp_path / "x.safetensors"
     lora.write_bytes(b"one")
-    asked = settings(folder, loras=(lora,))
-    with Ledger(tmp_path, asked) as ledger:
-        assert not ledger.has(job)
-        ledger.enter(job, drawn(job))
-        ledger.enter(job, drawn(job))
+    first = settings(folder, loras=(lora,))
+    with Results(tmp_path, first) as results:
+        assert not results.has(job)
+        results.add(job, rendered(job))
+        results.add(job, rendered(job))
         with pytest.raises(DevError, match="another sweep is at work"):
-            Ledger(tmp_path, asked)
-    with Ledger(tmp_path, settings(folder, loras=(lora,), modes=("base", "ours"), seeds=3, limit=2)) as ledger:
-        assert ledger.has(job) and ledger.count() == 1 and list(ledger.results())[0]["key"] == job.key
+            Results(tmp_path, first)
+    with Results(tmp_path, settings(folder, loras=(lora,), modes=("base", "ours"), seeds=3, limit=2)) as results:
+        assert results.has(job) and [result["key"] for result in results.read()] == [job.key]
     lora.write_bytes(b"two")
     with pytest.raises(DevError, match="another LoRA 'x'"):
-        Ledger(tmp_path, asked)
+        Results(tmp_path, first)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sweep.sqlite3").write_bytes(b"no data base " * 100)
-    with pytest.raises(DevError, match="is no ledger"):
-        Ledger(tmp_path / "broken", asked)
+    with pytest.raises(DevError, match="is not a sweep's database"):
+        Results(tmp_path / "broken", first)
 
 
 def test_a_plan_counts_what_it_draws(folder):
@@ -173,13 +170,13 @@ SPOILT = {
 def test_a_picture_that_is_not_there_as_it_was_drawn_does_not_count(tmp_path, folder, how):
     plan = Plan(settings(folder))
     first, second, *_ = plan.jobs()
-    with Ledger(tmp_path, plan.settings) as ledger:
+    with Results(tmp_path, plan.settings) as results:
         for job in (first, second):
-            ledger.enter(job, drawn(job))
-        SPOILT[how](ledger.picture(first.key))
-        assert not ledger.has(first) and ledger.has(second)
-        assert [it["key"] for it in ledger.results()] == [second.key]
-        write_report(tmp_path, ledger, plan)
+            results.add(job, rendered(job))
+        SPOILT[how](results.picture_path(first.key))
+        assert not results.has(first) and results.has(second)
+        assert [it["key"] for it in results.read()] == [second.key]
+        write_report(tmp_path, results, plan)
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert second.key in page and first.key not in page
 
@@ -187,22 +184,22 @@ def test_a_picture_that_is_not_there_as_it_was_drawn_does_not_count(tmp_path, fo
 def test_lines_that_were_broken_by_hand_are_put_right_by_the_pictures(tmp_path, folder):
     plan = Plan(settings(folder))
     jobs = list(plan.jobs())
-    with Ledger(tmp_path, plan.settings) as ledger:
+    with Results(tmp_path, plan.settings) as results:
         for job in jobs:
-            ledger.enter(job, drawn(job))
+            results.add(job, rendered(job))
     with sqlite3.connect(tmp_path / "sweep.sqlite3") as base:
         base.execute("UPDATE drawn SET number = 'x', seed = NULL, result = '{' WHERE key = ?", (jobs[0].key,))
         base.execute("INSERT INTO drawn VALUES (x'ff', NULL, NULL, NULL, NULL, '')")
     base.close()
-    with Ledger(tmp_path, plan.settings) as ledger:
-        assert all(map(ledger.has, jobs))
-        write_report(tmp_path, ledger, plan)
-        assert [it["key"] for it in ledger.results()] == [it.key for it in jobs]
+    with Results(tmp_path, plan.settings) as results:
+        assert all(map(results.has, jobs))
+        write_report(tmp_path, results, plan)
+        assert [it["key"] for it in results.read()] == [it.key for it in jobs]
     assert json.loads((tmp_path / "report.json").read_text())["summary"][0]["pictures"] == len(jobs)
 
 
-class Crew(contextlib.nullcontext):
-    """Draws at once, but for what `fails` raises."""
+class InstantWorkers(contextlib.nullcontext):
+    """Draws at once; `fails(number)` returns or raises the error of a job that fails."""
 
     def __init__(self, fails=lambda number: None):
         super().__init__()
@@ -210,12 +207,12 @@ class Crew(contextlib.nullcontext):
 
     def draw(self, jobs):
         for number, job in enumerate(jobs):
-            yield job, self.fails(number) or drawn(job)
+            yield job, self.fails(number) or rendered(job)
 
 
-def swept(monkeypatch, folder, output, crew):
-    """`dev.sweep.run` in this process with this crew."""
-    monkeypatch.setattr("dev.sweep.crew.crew_of", lambda *_: crew)
+def run_sweep(monkeypatch, folder, output, workers):
+    """`dev.sweep.run` in this process with these workers."""
+    monkeypatch.setattr("dev.sweep.workers.workers_for", lambda *_: workers)
     parser = argparse.ArgumentParser()
     dev.sweep.add_arguments(parser)
     options = parser.parse_args([str(folder / "list.csv"), "--output", str(output), "--modes", "base"])
@@ -239,13 +236,13 @@ FAILURES = {
 def test_whatever_happens_there_is_a_report_and_the_next_run_goes_on(monkeypatch, folder, tmp_path, failure, capsys):
     fails, message = FAILURES[failure]
     with pytest.raises(DevError, match=message) if message else contextlib.nullcontext():
-        assert swept(monkeypatch, folder, tmp_path, Crew(fails)) == 1
+        assert run_sweep(monkeypatch, folder, tmp_path, InstantWorkers(fails)) == 1
     assert (tmp_path / "report.html").is_file() and json.loads((tmp_path / "report.json").read_text())
-    swept(monkeypatch, folder, tmp_path, Crew())
+    run_sweep(monkeypatch, folder, tmp_path, InstantWorkers())
     assert f"{ROWS} of {ROWS} pictures" in capsys.readouterr().out
     deleted = next((tmp_path / "pictures" / "base").glob("*.png"))
     deleted.unlink()
-    swept(monkeypatch, folder, tmp_path, Crew())
+    run_sweep(monkeypatch, folder, tmp_path, InstantWorkers())
     said = capsys.readouterr().out
     assert f"{ROWS - 1} of {ROWS} pictures are there from before" in said and deleted.is_file()
 
@@ -256,10 +253,10 @@ def test_names_and_prompts_are_neither_markup_nor_wrong_addresses_on_the_page(tm
     rows = tmp_path / "<b>list.csv"
     rows.write_text("prompt,seed\n<script>alert(1)</script>,1\n", encoding="utf-8")
     plan = Plan(settings(folder, list=rows, modes=("ours",), loras=(lora,)))
-    with Ledger(tmp_path, plan.settings) as ledger:
+    with Results(tmp_path, plan.settings) as results:
         for job in plan.jobs():
-            ledger.enter(job, drawn(job, seen=["<i>x</i>"]))
-        write_report(tmp_path, ledger, plan)
+            results.add(job, rendered(job, seen=["<i>x</i>"]))
+        write_report(tmp_path, results, plan)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not [it for it in ("<script", "<img src=x", "<b>", "<i>") if it in page]
     (address,) = set(re.findall(r'src="([^"]*)"', page))
@@ -286,32 +283,32 @@ class Names:
 def test_accuracies_of_a_concept_s_file_each_under_its_own_name(tmp_path):
     """A classifier without the synonyms has no accuracy among thirteen; a row without a class is not counted."""
     plan = Plan(settings(tmp_path, list=REPOSITORY / "prompts" / "cat.json"))
-    words = plan.words
-    assert len(words.ten) == 10 and len(words.thirteen) == 13 and words.ten[0] == "cat" and "kitten" not in words.ten
-    synonym = words.thirteen[-1]
+    ten, thirteen = plan.classes.ten, plan.classes.thirteen
+    assert len(ten) == 10 and len(thirteen) == 13 and ten[0] == "cat" and "kitten" not in ten
+    synonym = thirteen[-1]
 
     def results(sees):
-        """All pictures are taken for what `sees` says of the row's own class."""
+        """All pictures are taken for what `sees` makes of the row's own class."""
         for job in plan.jobs():
-            seen = sees(job.more.get("class", ""))
-            found = {
-                **accuracies("judges", Names(seen, [*words.ten, "none"]), None, words, job),
-                **accuracies("CLIP", Names(seen, words.thirteen), None, words, job),
+            seen = sees(job.other_columns.get("class", ""))
+            values = {
+                **accuracies("judges", Names(seen, [*ten, "none"]), None, plan.classes, job),
+                **accuracies("CLIP", Names(seen, thirteen), None, plan.classes, job),
             }
-            yield {"lora": "cat", "mode": "ours", "evaluations": 1, "accuracies": found, **job.more_named()}
+            yield {"lora": "cat", "mode": "ours", "evaluations": 1, "accuracies": values, **job.listed()}
 
     def measured(sees):
         (group,) = summarised(results(sees))
         return group.summary()["accuracies"]
 
-    kept = measured(lambda its: its)
+    unchanged = measured(lambda its: its)
     names = ("accuracy", "mean_probability")
     both = {f"{it}_ten by {who}" for it in names for who in ("judges", "CLIP")}
-    assert set(kept) == {"top_1 by judges", *both, *(f"{it}_thirteen by CLIP" for it in names)}
-    assert kept["accuracy_ten by CLIP"] == {"acc_e": 1, "acc_s": 1, "acc_g": 1, "h0": 0}
+    assert set(unchanged) == {"top_1 by judges", *both, *(f"{it}_thirteen by CLIP" for it in names)}
+    assert unchanged["accuracy_ten by CLIP"] == {"acc_e": 1, "acc_s": 1, "acc_g": 1, "h0": 0}
     forgotten = measured(lambda its: "dog" if its == "cat" else its)
     assert all(it["h0"] == pytest.approx(1, abs=1e-3) for it in forgotten.values())
     called = measured(lambda its: synonym if its == "cat" else its)
     assert called["accuracy_thirteen by CLIP"]["acc_e"] == 0 and called["top_1 by judges"]["h0"] == 1
     assert summarised(results(lambda its: its))[0].summary()["pictures"] == len(plan)
-    assert Plan(settings(tmp_path, list=REPOSITORY / "prompts" / "lists" / "everyday.csv")).words.ten == ()
+    assert Plan(settings(tmp_path, list=REPOSITORY / "prompts" / "lists" / "everyday.csv")).classes.ten == ()

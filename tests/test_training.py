@@ -11,21 +11,24 @@ import pytest
 import torch
 from diffusers_terms import ddim_in_diffusers_terms, network_of
 from real_host import REPOSITORY
-from unguide.demo_model import load_demo_model
-from unguide.unguide_ops import checkpointing, files, host, settings, sites, training
-from unguide.unguide_ops.branch import Branch
-from unguide.unguide_ops.concept import NEUTRAL, Concept, EncodedConcept
-from unguide.unguide_ops.lessons import lessons_at, trajectory
-from unguide.unguide_ops.lora import ConceptLoRA
-from unguide.unguide_ops.monitor import Monitor
-from unguide.unguide_ops.objective import row_losses
-from unguide.unguide_ops.settings import TrainingSettings
-from unguide.unguide_ops.training import train
+from unguide.demo_model.loader import load_demo_model
+from unguide.unguide_ops import host
+from unguide.unguide_ops.concept import EMPTY_PROMPT, Concept, EncodedConcept
+from unguide.unguide_ops.concept_lora import ConceptLoRA
+from unguide.unguide_ops.files import lora_file
+from unguide.unguide_ops.lora import target_layers
+from unguide.unguide_ops.lora.adapter import LoRAAdapter
+from unguide.unguide_ops.training import checkpointing, config, trained_slices, trainer
+from unguide.unguide_ops.training.batches import batch_at, student_trajectory
+from unguide.unguide_ops.training.config import TrainingConfig
+from unguide.unguide_ops.training.loss import prediction_losses
+from unguide.unguide_ops.training.metrics import TrainingMetrics
+from unguide.unguide_ops.training.trainer import train
 
-from dev.bench.two_copies import relative_error
+from dev.bench.reference import relative_error
 from dev.families.tiny import TINY
 
-SHORT = TrainingSettings(iterations=3, rank=2, steps=5, width=64, height=64, reuse=2, batch_size=2)
+SHORT = TrainingConfig(iterations=3, rank=2, steps=5, width=64, height=64, reuse=2, batch_size=2)
 
 
 def short(**changes):
@@ -38,7 +41,9 @@ def live_on(model, concept, body):
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
 
     def run(live):
-        path = trajectory(live, Branch({}), noise, concept.concept.target, 9.0, 10, [0, 2], lambda x0: None)
+        path = student_trajectory(
+            live, LoRAAdapter({}), noise, concept.concept.target, 9.0, 10, [0, 2], lambda x0: None
+        )
         latents, sigmas = zip(*path, strict=True)
         return body(live, torch.cat(latents), list(sigmas))
 
@@ -46,27 +51,27 @@ def live_on(model, concept, body):
 
 
 def fresh_pairs(model, live, concept, asked):
-    selection = training.targets.select(live.diffusion_model, "automatic")
-    at = sites.training_sites(selection, host.file_names(model, selection.naming))
-    return sites.create_pairs(selection, at, concept, asked, torch.Generator().manual_seed(0))
+    selection = target_layers.select_target_layers(live.diffusion_model, "automatic")
+    at = trained_slices.trained_slices(selection, host.names_in_files(model, selection.naming))
+    return trained_slices.create_pairs(selection, at, concept, asked, torch.Generator().manual_seed(0))
 
 
 def losses_of(model, concept, pairs):
     """Mean loss under the erased prompts, and under two retained ones, of a branch with these pairs."""
     it = concept.concept
-    branch = Branch({host.places(model)[name]: pair for name, pair in pairs.items()})
+    adapter = LoRAAdapter({host.layer_slices(model)[name]: pair for name, pair in pairs.items()})
 
     def body(live, latents, sigmas):
-        lessons = lessons_at(live, latents, sigmas, [it.target] * 2, [list(it.kept[:2])] * 2, it.reference, 2.0, 64)
-        with branch.attached(live.diffusion_model), branch.on():
-            losses = row_losses(live.row_predictions(lessons.latents, lessons.sigmas, lessons.prompts), lessons.goals)
-        return losses[lessons.erases].mean().item(), losses[~lessons.erases].mean().item()
+        batch = batch_at(live, latents, sigmas, [it.target] * 2, [list(it.preserved[:2])] * 2, it.reference, 2.0, 64)
+        with adapter.attached(live.diffusion_model), adapter.on():
+            losses = prediction_losses(live.row_predictions(batch.latents, batch.sigmas, batch.prompts), batch.goals)
+        return losses[batch.erases].mean().item(), losses[~batch.erases].mean().item()
 
     return live_on(model, concept, body)
 
 
 def test_every_row_has_its_own_prompt_and_noise_level(model, concept):
-    prompts = [concept.concept.target, NEUTRAL, concept.concept.reference]
+    prompts = [concept.concept.target, EMPTY_PROMPT, concept.concept.reference]
 
     def body(live, latents, sigmas):
         rows = [0, 1, 1]
@@ -82,7 +87,7 @@ def test_every_row_has_its_own_prompt_and_noise_level(model, concept):
 def test_training_forgets_keeps_the_rest_and_leaves_the_model_bit_for_bit(model, concept, sample):
     picture = sample(model)
     before = {name: weight.clone() for name, weight in model.model.state_dict().items()}
-    trained = train(model, concept, dataclasses.replace(settings.OBJECT, width=64, height=64))
+    trained = train(model, concept, dataclasses.replace(config.OBJECT, width=64, height=64))
     assert len(trained.lora.pairs) == 14
     untrained, change = losses_of(model, concept, {})[0], losses_of(model, concept, trained.lora.pairs)
     assert change[0] < 0.7 * untrained and change[1] < 0.05 * untrained
@@ -103,7 +108,7 @@ def test_directions_of_the_concept_keep_others_out_before_any_training(model, co
             lambda live: fresh_pairs(model, live, concept, short(initialisation=initialisation)),
         )  # fmt: skip
         down = next(iter(pairs.values())).down
-        target, *kept = (concept.tokens(p) @ down.T for p in (concept.concept.target, *concept.concept.kept))
+        target, *kept = (concept.tokens(p) @ down.T for p in (concept.concept.target, *concept.concept.preserved))
         return torch.cat(kept).square().mean() / target.square().mean()
 
     assert heard("concept directions") < 0.05 < 0.3 < heard("random")
@@ -112,13 +117,13 @@ def test_directions_of_the_concept_keep_others_out_before_any_training(model, co
 def test_the_same_seed_gives_the_same_file(model, concept, tmp_path):
     contents = []
     for seed in (5, 5, 6):
-        files.save_lora(tmp_path / "it.safetensors", train(model, concept, short(seed=seed)).lora)
+        lora_file.save_lora(tmp_path / "it.safetensors", train(model, concept, short(seed=seed)).lora)
         contents.append((tmp_path / "it.safetensors").read_bytes())
     assert contents[0] == contents[1] != contents[2]
 
 
 def test_as_in_the_paper_an_iteration_is_a_new_trajectory_and_three_evaluations(model, concept):
-    paper = dataclasses.replace(settings.PAPER_OBJECT, iterations=4, steps=5, width=64, height=64)
+    paper = dataclasses.replace(config.PAPER_OBJECT, iterations=4, steps=5, width=64, height=64)
     trained = train(model, concept, paper)
     generator = torch.Generator().manual_seed(0)
     (pair, *_) = trained.lora.pairs.values()
@@ -128,11 +133,11 @@ def test_as_in_the_paper_an_iteration_is_a_new_trajectory_and_three_evaluations(
     for _ in range(4):
         stops.append(int(torch.randperm(5, generator=generator)[0]))
         torch.randn(host.empty_latent(model, 64, 64).shape, generator=generator)
-        torch.randperm(len(concept.concept.kept), generator=generator)
+        torch.randperm(len(concept.concept.preserved), generator=generator)
         torch.rand((), generator=generator)
         torch.randperm(1, generator=generator)
     assert trained.evaluations == sum(2 * stop + 3 for stop in stops)
-    assert pair.rank == 1 and all(it.retain == 0 for it in trained.monitor.history)
+    assert pair.rank == 1 and all(it.retain == 0 for it in trained.metrics.history)
 
 
 def test_a_trajectory_that_serves_many_iterations_is_paid_once(model, concept):
@@ -162,7 +167,7 @@ def test_resume_goes_on_with_the_pairs(model, concept):
 
 def test_early_stop_saves_the_rest(model, concept):
     trained = train(model, concept, short(iterations=1000, learning_rate=0.03, schedule="constant", early_stop=True))
-    assert trained.stopped.startswith("early") and len(trained.monitor.history) < 200
+    assert trained.stopped.startswith("early") and len(trained.metrics.history) < 200
 
 
 def test_all_but_cross_attention_trains_every_other_linear(model, concept):
@@ -173,19 +178,19 @@ def test_all_but_cross_attention_trains_every_other_linear(model, concept):
 def test_cancel_keeps_what_was_trained_and_leaves_the_model_as_it_was(model, concept, sample):
     picture = sample(model)
 
-    class CancelInTheThird(host.Watch):
-        def picture(self, x0):
+    class CancelInTheThird(host.ProgressReporter):
+        def set_preview(self, x0):
             if len(seen) == 2:
                 comfy.model_management.interrupt_current_processing()
-            super().picture(x0)
+            super().set_preview(x0)
 
-        def done(self, count, words):
-            super().done(count, words)
+        def update(self, count, words):
+            super().update(count, words)
             seen.append(words)
 
     seen: list[str] = []
-    trained = train(model, concept, short(iterations=10), watch=CancelInTheThird())
-    assert trained.stopped == training.CANCELLED and len(seen) == len(trained.monitor.history) == 2
+    trained = train(model, concept, short(iterations=10), progress=CancelInTheThird())
+    assert trained.stopped == trainer.CANCELLED and len(seen) == len(trained.metrics.history) == 2
     assert isinstance(trained.lora, ConceptLoRA) and trained.lora.training["iterations_done"] == 2
     assert not any("forward" in vars(module) for module in model.model.modules())
     assert torch.equal(sample(model), picture)
@@ -203,7 +208,7 @@ def test_a_model_in_half_precision_gets_a_lora_in_fp32(concept, dtype):
     model, *_ = load_demo_model()
     model.model.diffusion_model.to(dtype).dtype = dtype
     trained = train(model, concept, short(iterations=6, reuse=6))
-    losses = [it.erasing for it in trained.monitor.history]
+    losses = [it.erasing for it in trained.metrics.history]
     assert sum(losses[3:]) < sum(losses[:3])
     assert {pair.up.dtype for pair in trained.lora.pairs.values()} == {torch.float32} and not trained.lora.is_zero
 
@@ -213,17 +218,17 @@ def test_a_size_that_the_model_cannot_take_is_refused(model, concept):
         train(model, concept, short(width=65))
 
 
-@pytest.mark.parametrize("name", settings.PRESETS)
+@pytest.mark.parametrize("name", config.PRESETS)
 def test_a_preset_sets_all_but_what_is_free(name):
-    it = settings.preset(name, width=64, seed=7, iterations=5)
-    assert (it.width, it.seed, it.iterations) == (64, 7, settings.PRESETS[name].iterations)
+    it = config.preset(name, width=64, seed=7, iterations=5)
+    assert (it.width, it.seed, it.iterations) == (64, 7, config.PRESETS[name].iterations)
     assert (it.targets == "all but cross-attention") == name.startswith("nudity")
 
 
 def test_the_page_shows_the_presets_as_they_are():
     """If this fails, write the left side into the file."""
     shown = json.loads((REPOSITORY / "web" / "presets.json").read_text(encoding="utf-8"))
-    assert {name: settings.controls(it) for name, it in settings.PRESETS.items()} == shown
+    assert {name: config.preset_values(it) for name, it in config.PRESETS.items()} == shown
 
 
 @pytest.mark.parametrize("field", ["optimizer", "schedule", "targets"])
@@ -241,7 +246,7 @@ WILD = [
     {"learning_rate": rate, "alpha": alpha, "iterations": iterations, "optimizer": optimizer, "initialisation": start}
     for rate, alpha in ((100.0, 1000.0), (1e4, 8.0), (1e6, 1.0), (1e18, 8.0))
     for iterations in (1, 4)
-    for optimizer, start in (("Adam", settings.CONCEPT_DIRECTIONS), ("SGD", settings.RANDOM))
+    for optimizer, start in (("Adam", config.CONCEPT_DIRECTIONS), ("SGD", config.RANDOM))
 ]
 
 
@@ -252,8 +257,8 @@ def test_whatever_is_trained_can_be_loaded_or_training_says_what_to_lower(model,
     except FloatingPointError as error:
         assert "lower `learning_rate`" in str(error)
     else:
-        files.save_lora(tmp_path / "it.safetensors", trained.lora)
-        assert files.load_lora(tmp_path / "it.safetensors").pairs.keys() == trained.lora.pairs.keys()
+        lora_file.save_lora(tmp_path / "it.safetensors", trained.lora)
+        assert lora_file.load_lora(tmp_path / "it.safetensors").pairs.keys() == trained.lora.pairs.keys()
 
 
 def test_weights_that_break_in_the_last_step_are_an_error_and_keep_no_file(model, concept, monkeypatch):
@@ -268,13 +273,13 @@ def test_weights_that_break_in_the_last_step_are_an_error_and_keep_no_file(model
             if len(stepped) == asked.iterations:
                 self.param_groups[0]["params"][0].data.fill_(torch.nan)
 
-    monkeypatch.setitem(settings.OPTIMIZERS, "Adam", Breaking)
+    monkeypatch.setitem(config.OPTIMIZERS, "Adam", Breaking)
     with pytest.raises(
         FloatingPointError, match="After 2 iterations the LoRA's weights are NaN.*lower `learning_rate`"
     ):
         train(model, concept, asked, rescue=kept.append)
     stepped.clear()
-    monkeypatch.setattr(Monitor, "is_done", lambda self: len(self.history) == 2 and 1 / 0)
+    monkeypatch.setattr(TrainingMetrics, "is_converged", lambda self: len(self.history) == 2 and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(model, concept, dataclasses.replace(asked, early_stop=True), rescue=kept.append)
     assert not kept
@@ -292,9 +297,9 @@ def test_the_latents_trained_on_are_those_of_ddim(model, clip, concept):
     target, stop = concept.concept.target, 3
 
     def body(live):
-        branch = Branch(fresh_pairs(model, live, concept, SHORT))
-        with branch.attached(live.diffusion_model):
-            ((z, sigma),) = trajectory(live, branch, noise, target, 7.5, 5, [stop], lambda x0: None)
+        adapter = LoRAAdapter(fresh_pairs(model, live, concept, SHORT))
+        with adapter.attached(live.diffusion_model):
+            ((z, sigma),) = student_trajectory(live, adapter, noise, target, 7.5, 5, [stop], lambda x0: None)
         return z / (1 + sigma**2) ** 0.5
 
     z = host.session(model, concept.prompts, latent, body)

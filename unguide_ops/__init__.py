@@ -1,1 +1,1 @@
-"""The method of UnGuide (arXiv 2508.05755): nothing here knows of node schemas, and only `host` knows ComfyUI."""
+"""UnGuide's method (arXiv 2508.05755), independent of the nodes; only the package `host` depends on ComfyUI."""

@@ -1,4 +1,4 @@
-"""A concept to be forgotten: its prompts, and the prompt files they are read from."""
+"""A concept to erase: its prompts, how they are read from the user's input and prompt files, and their limits."""
 
 from __future__ import annotations
 
@@ -7,118 +7,130 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from .strangers import brief, check_file, first_problem, read_json
+from .safe_text import printable
+from .untrusted import check_file, first_problem, read_json
+
+if TYPE_CHECKING:
+    from .host.types import Conditioning
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
-NEUTRAL = ""
+EMPTY_PROMPT = ""
 LARGEST_FILE = 1_000_000  # bytes
-MOST_PROMPTS = 1000  # of a kind
-MOST_BRACKETS = 100  # that a prompt opens: text encoders read them as weights within weights
+MOST_PROMPTS = 1000  # in each field of a concept
+MOST_BRACKETS = 100  # opened in a prompt: text encoders read them as weights nested in weights
 WEIGHT = re.compile(r":([^:()]*)\)")  # as in (these words:1.2)
-HEAVIEST = 100
-MOST_LINES, LONGEST_LINE = 10_000, 10_000  # prompts of a text, and characters of one
-FRAME = {"a", "an", "the", "of", "photo", "picture", "image", "painting", "drawing"}  # words that frame a picture
+LARGEST_WEIGHT = 100
+MOST_LINES = 10_000  # of a multi-line text
+LONGEST_LINE = 10_000  # characters
+FRAMING_WORDS = {"a", "an", "the", "of", "photo", "picture", "image", "painting", "drawing"}
 
 
-def _readable(prompt: str) -> str:
+def _checked(prompt: str) -> str:
+    """The prompt itself. Raises ValueError if a text encoder could not read it in bounded time and memory."""
     if "\0" in prompt:
         raise ValueError("holds a NUL character: take it out")
     if prompt.count("(") > MOST_BRACKETS:
         raise ValueError(f"opens more than {MOST_BRACKETS} brackets: take some out")
-    if any(not abs(_number(it)) <= HEAVIEST for it in WEIGHT.findall(prompt)):
-        raise ValueError(f"gives words a weight beyond {HEAVIEST}, or one that is no number: change it")
+    if any(not abs(_weight(text)) <= LARGEST_WEIGHT for text in WEIGHT.findall(prompt)):
+        raise ValueError(f"gives words a weight beyond {LARGEST_WEIGHT}, or one that is NaN: change it")
     return prompt
 
 
-def _number(text: str) -> float:
+def _weight(text: str) -> float:
+    """The number that the text stands for, 1 if it does not stand for one, as in "(note: red)"."""
     try:
         return float(text)
-    except ValueError:  # no weight
+    except ValueError:
         return 1.0
 
 
 _constraints = partial(StringConstraints, strip_whitespace=True, max_length=2000)
-Prompt = Annotated[str, _constraints(), AfterValidator(_readable)]
-NamedPrompt = Annotated[str, _constraints(min_length=1), AfterValidator(_readable)]
+Prompt = Annotated[str, _constraints(), AfterValidator(_checked)]
+NonEmptyPrompt = Annotated[str, _constraints(min_length=1), AfterValidator(_checked)]
 Prompts = Annotated[tuple[Prompt, ...], Field(max_length=MOST_PROMPTS)]
-NamedPrompts = Annotated[tuple[NamedPrompt, ...], Field(max_length=MOST_PROMPTS)]
+NonEmptyPrompts = Annotated[tuple[NonEmptyPrompt, ...], Field(max_length=MOST_PROMPTS)]
 
 
 class Concept(BaseModel):
-    """The prompts around a concept, in the layout of the authors' prompt files, plus `preserve`.
+    """A concept to erase, in the layout of the authors' prompt files with one more field, `preserve`.
 
-    target: the prompt to be forgotten; reference: what the model predicts in its place; synonyms: other prompts for
-    the same thing; other: prompts a benchmark compares with; preserve: prompts whose pictures must not change.
+    target: the prompt to erase; reference: the prompt whose predictions replace the target's; synonyms: more prompts
+    for the same concept; other: unrelated prompts, for benchmarks only; preserve: prompts whose pictures must not
+    change, as the user wrote them.
+
+    Of `preserve`, `preserved` keeps the prompts that do not name the concept; `retained` is the empty prompt and these.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    target: NamedPrompt
-    reference: NamedPrompt
-    synonyms: NamedPrompts = ()
+    target: NonEmptyPrompt
+    reference: NonEmptyPrompt
+    synonyms: NonEmptyPrompts = ()
     other: Prompts = ()
-    preserve: NamedPrompts = ()
+    preserve: NonEmptyPrompts = ()
 
     @model_validator(mode="after")
-    def _something_to_erase(self) -> Concept:
+    def _target_differs_from_reference(self) -> Concept:
         if self.target.lower() == self.reference.lower():
             raise ValueError(
-                f"`target` and `reference` are the same ({brief(self.target)!r}), so that there is nothing to forget: "
-                f"write under `reference` what shall be drawn instead"
+                f"`target` and `reference` are the same ({printable(self.target)!r}), so there is nothing to forget: "
+                f"write under `reference` what should be drawn instead"
             )
         return self
 
     @cached_property
-    def kept(self) -> tuple[str, ...]:
-        """`preserve`, without any prompt that says all that the target or a synonym says: that is the concept.
+    def preserved(self) -> tuple[str, ...]:
+        """The prompts of `preserve` that do not name the concept: training cannot both erase and preserve a prompt.
 
-        "a cat on a sofa" for "a photo of the cat"; but not "a photo of a person" for "a photo of a nude person".
+        A prompt names the concept if it has every word of the target or of a synonym, apart from FRAMING_WORDS. So
+        "a cat on a sofa" is left out if "a photo of the cat" is erased, but "a photo of a person" is kept if "a photo
+        of a nude person" is erased.
         """
-        names = [name for name in map(_said, (self.target, *self.synonyms)) if name]
-        said = {it: _said(it) for it in self.preserve}
-        return tuple(it for it in self.preserve if not any(name <= said[it] for name in names))
+        erased = [words for words in map(_content_words, self.erased) if words]
+        content = {prompt: _content_words(prompt) for prompt in self.preserve}
+        return tuple(prompt for prompt in self.preserve if not any(words <= content[prompt] for words in erased))
 
     @property
     def erased(self) -> tuple[str, ...]:
-        """The prompts that mean the concept, the target first."""
+        """The prompts that mean the concept: the target, then the synonyms, each once."""
         return tuple(dict.fromkeys((self.target, *self.synonyms)))
 
     @property
     def retained(self) -> tuple[str, ...]:
-        """The prompts whose predictions must stay, the neutral one first."""
-        return tuple(dict.fromkeys((NEUTRAL, *self.kept)))
+        """The prompts whose predictions training keeps: the empty prompt, then `preserved`, each once."""
+        return tuple(dict.fromkeys((EMPTY_PROMPT, *self.preserved)))
 
 
-def _said(prompt: str) -> set[str]:
-    """A prompt's words, without those that only frame a picture."""
-    return set(re.findall(r"\w+", prompt.lower())) - FRAME
+def _content_words(prompt: str) -> set[str]:
+    """A prompt's words in lower case, without those that only say that it is a picture."""
+    return set(re.findall(r"\w+", prompt.lower())) - FRAMING_WORDS
 
 
 @dataclass
 class EncodedConcept:
-    """A concept, its encoded prompts (the host's CONDITIONING by prompt), and how to encode others."""
+    """A concept with its encoded prompts, by prompt, and the function `encode` for any further prompt."""
 
     concept: Concept
-    prompts: dict[str, list]
-    encode: Callable[[str], list]
+    prompts: dict[str, Conditioning]
+    encode: Callable[[str], Conditioning]
 
     @classmethod
-    def of(cls, concept: Concept, encode: Callable[[str], list]) -> EncodedConcept:
-        """The concept with every prompt that training asks for."""
+    def of(cls, concept: Concept, encode: Callable[[str], Conditioning]) -> EncodedConcept:
+        """The concept with every prompt that training needs encoded."""
         prompts = (*concept.erased, concept.reference, *concept.retained)
         return cls(concept, {prompt: encode(prompt) for prompt in prompts}, encode)
 
-    def conditioning(self, prompt: str) -> list:
-        """A prompt as the host's CONDITIONING, encoded now unless it is one of `prompts`."""
+    def conditioning(self, prompt: str) -> Conditioning:
+        """A prompt as CONDITIONING, encoded now unless it is one of `prompts`."""
         return self.prompts[prompt] if prompt in self.prompts else self.encode(prompt)
 
     def tokens(self, prompt: str) -> torch.Tensor:
-        """A prompt's tokens as cross-attention sees them, [tokens, width], fp32 on the CPU."""
+        """The encoded tokens of one of `prompts`, as cross-attention is given them: [tokens, width], fp32, CPU."""
         return self.prompts[prompt][0][0][0].float().cpu()
 
 
@@ -128,50 +140,50 @@ def presets() -> list[str]:
 
 
 def read_prompt_file(path: Path) -> Concept:
-    """A concept from a JSON file. Raises ValueError that names the file and what is wrong with it."""
+    """The concept in a JSON file. Raises ValueError, naming the file and the problem, if it does not hold one."""
     check_file(path, LARGEST_FILE, "prompt file")
     try:
         return Concept.model_validate_json(read_json(path))
     except ValidationError as error:
-        raise ValueError(f"{brief(path.name)}: {first_problem(error)}.") from None
+        raise ValueError(f"{printable(path.name)}: {first_problem(error)}.") from None
 
 
-def lines(text: str) -> tuple[str, ...]:
-    """The prompts of a multi-line text, one a line; blank lines are dropped, `""` is the neutral prompt."""
+def prompt_lines(text: str) -> tuple[str, ...]:
+    """The prompts of a multi-line text, one per line; blank lines are dropped, `""` stands for the empty prompt."""
     return tuple("" if line.strip() == '""' else line.strip() for line in text.splitlines() if line.strip())
 
 
 def prompts_in(text: str, name: str) -> tuple[str, ...]:
-    """The prompts in the text of input `name`, one a line.
+    """The prompts in the text of the node input called `name`, one per line.
 
-    Raises ValueError, naming input and limit, for too many, and for what no text encoder takes apart in bounded time
-    and memory.
+    Raises ValueError, naming the input and the limit, if there are too many prompts or one is too long, nests too many
+    brackets, or has too large a weight for a text encoder to read it in bounded time and memory.
     """
-    found = lines(text)
-    if len(found) > MOST_LINES:
-        raise ValueError(f"`{name}` has {len(found)} lines: use at most {MOST_LINES} at once.")
-    for number, line in enumerate(found, 1):
+    prompts = prompt_lines(text)
+    if len(prompts) > MOST_LINES:
+        raise ValueError(f"`{name}` has {len(prompts)} lines: use at most {MOST_LINES} at once.")
+    for number, line in enumerate(prompts, 1):
         try:
             if len(line) > LONGEST_LINE:
                 raise ValueError(f"has {len(line)} characters: use at most {LONGEST_LINE}")
-            _readable(line)
+            _checked(line)
         except ValueError as error:
-            raise ValueError(f"`{name}`: line {number} ({brief(line, 40)!r}) {error}.") from None
-    return found
+            raise ValueError(f"`{name}`: line {number} ({printable(line, 40)!r}) {error}.") from None
+    return prompts
 
 
 def concept_from(preset: str | Path | None, target: str, reference: str, synonyms: str, preserve: str) -> Concept:
-    """A preset's concept, or a prompt file's, in which every field that is filled in replaces its own.
+    """The concept of the given fields, and, for fields left empty, of a preset (by name) or a prompt file (by path).
 
-    Without a preset, `target` and `reference` are required. A concept that names nothing to preserve preserves
-    everyday things. Raises ValueError that names the missing field.
+    `synonyms` and `preserve` have one prompt per line; if nothing says what to preserve, it is `default_preserve()`.
+    Raises ValueError, naming the field, if `target` or `reference` is missing or a field is malformed.
     """
     fields: dict[str, object] = {"target": target.strip(), "reference": reference.strip()}
-    fields |= {"synonyms": lines(synonyms), "preserve": lines(preserve)}
+    fields |= {"synonyms": prompt_lines(synonyms), "preserve": prompt_lines(preserve)}
     filled = {name: value for name, value in fields.items() if value}
     if preset is not None:
         if isinstance(preset, str) and preset not in presets():
-            raise ValueError(f"There is no preset {brief(preset)!r}: choose from {', '.join(presets())}.")
+            raise ValueError(f"There is no preset {printable(preset)!r}: choose from {', '.join(presets())}.")
         file = preset if isinstance(preset, Path) else PROMPTS / f"{preset}.json"
         filled = read_prompt_file(file).model_dump() | filled
     for name in ("target", "reference"):
@@ -184,15 +196,15 @@ def concept_from(preset: str | Path | None, target: str, reference: str, synonym
 
 
 def default_preserve() -> tuple[str, ...]:
-    """Everyday prompts whose pictures must not change, for concepts that name none."""
-    return lines((PROMPTS / "preserve.txt").read_text(encoding="utf-8"))
+    """Everyday prompts to preserve, for concepts that do not say what to preserve."""
+    return prompt_lines((PROMPTS / "preserve.txt").read_text(encoding="utf-8"))
 
 
-def neutral_captions() -> tuple[str, ...]:
-    """The empty prompt and varied captions of everyday pictures, which mean no concept in particular."""
-    return (NEUTRAL, *lines((PROMPTS / "neutral.txt").read_text(encoding="utf-8")))
+def everyday_captions() -> tuple[str, ...]:
+    """The empty prompt, then varied captions of everyday pictures, on which the gate is calibrated."""
+    return (EMPTY_PROMPT, *prompt_lines((PROMPTS / "neutral.txt").read_text(encoding="utf-8")))
 
 
-def spread(prompts: tuple[str, ...], number: int) -> list[str]:
-    """So many of the prompts, at most, evenly picked, the first one always."""
+def evenly_picked(prompts: tuple[str, ...], number: int) -> list[str]:
+    """At most `number` of the prompts, evenly spaced, always with the first."""
     return list(prompts[:: max(1, -(-len(prompts) // max(1, number)))])

@@ -1,15 +1,15 @@
-// UnGuide Train LoRA: a preset fills in the controls that it sets; touching one of them makes it "custom".
-// Nodes whose result is kept begin with a fixed seed: with a random one every Run would train or measure anew.
+// On UnGuide Train LoRA, a preset sets the values of its controls; changing one of them sets the preset to "custom".
+// Nodes with expensive results start with a fixed seed: with a random one, each run would train or measure again.
 import { app } from "../../scripts/app.js";
 
 const CUSTOM = "custom";
-const presets = fetch(new URL("presets.json", import.meta.url)).then((answer) => answer.json());
+const presets = fetch(new URL("presets.json", import.meta.url)).then((response) => response.json());
 
-function follow(widget, done) {
-  const before = widget.callback;
+function callOnChange(widget, action) {
+  const callback = widget.callback;
   widget.callback = function (...args) {
-    const result = before?.apply(this, args);
-    done();
+    const result = callback?.apply(this, args);
+    action();
     return result;
   };
 }
@@ -19,37 +19,37 @@ async function connect(node) {
   const preset = node.widgets.find((widget) => widget.name === "preset");
   const names = Object.keys(Object.values(values)[0]);
   const controls = node.widgets.filter((widget) => names.includes(widget.name));
-  node.fillIn = () => {
+  node.applyPreset = () => {
     const chosen = values[preset.value];
     if (chosen) for (const control of controls) control.value = chosen[control.name];
     node.setDirtyCanvas(true, true);
   };
-  follow(preset, node.fillIn);
+  callOnChange(preset, node.applyPreset);
   for (const control of controls)
-    follow(control, () => {
+    callOnChange(control, () => {
       const chosen = values[preset.value];
       if (chosen && chosen[control.name] !== control.value) preset.value = CUSTOM;
       node.setDirtyCanvas(true, true);
     });
-  node.fillIn();
+  node.applyPreset();
 }
 
-const STEADY = ["UnGuideTrainLoRA", "UnGuideCalibrate", "UnGuideStabilityProbe"];
+const FIXED_SEED_NODES = ["UnGuideTrainLoRA", "UnGuideCalibrate", "UnGuideStabilityProbe"];
 
-function keepSeed(node) {
+function fixSeed(node) {
   const control = node.widgets?.find((widget) => widget.name === "control_after_generate");
   if (control) control.value = "fixed";
 }
 
-const ours = (node) => node.comfyClass === "UnGuideTrainLoRA";
+const isTrainer = (node) => node.comfyClass === "UnGuideTrainLoRA";
 
 app.registerExtension({
   name: "unguide.presets",
   nodeCreated(node) {
-    if (STEADY.includes(node.comfyClass)) keepSeed(node);
-    if (ours(node)) connect(node);
+    if (FIXED_SEED_NODES.includes(node.comfyClass)) fixSeed(node);
+    if (isTrainer(node)) connect(node);
   },
   loadedGraphNode(node) {
-    if (ours(node)) node.fillIn?.();
+    if (isTrainer(node)) node.applyPreset?.();
   },
 });

@@ -10,8 +10,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dev.environment import PACK_NAME, ROOT
-from dev.stages import DevError, say
+from dev import PACK_NAME, ROOT
+from dev.console import DevError, say
 
 NEEDS = ("archive",)  # further sections of pins.ini
 LARGEST = 25e6  # bytes
@@ -28,26 +28,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Build it and try it, or draw the pictures."""
-    from dev.archive.portrait import draw
-    from dev.archive.trial import try_out
+    """Build the archive and try it, or draw the pictures."""
+    from dev.archive.registry_images import draw
+    from dev.archive.smoke_test import smoke_test
 
     if options.pictures:
         draw(options.host)
         return 0
     changes = changes_to_publish(options.release) if options.release else ""
     archive = build(options.output)
-    with zipfile.ZipFile(archive) as it:
-        say(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB, {len(it.namelist())} files")
+    with zipfile.ZipFile(archive) as packed:
+        say(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB, {len(packed.namelist())} files")
     if changes:
         archive.with_suffix(".md").write_text(changes, encoding="utf-8")
     for folder in FOLDERS:
-        say(f"installed as custom_nodes/{folder}: {try_out(options.host, archive, folder)}")
+        say(f"installed as custom_nodes/{folder}: {smoke_test(options.host, archive, folder)}")
     return 0
 
 
 def build(folder: Path, root: Path = ROOT) -> Path:
-    """The archive in `folder`: the files that `comfy node publish` would upload, chosen by its own function.
+    """Write the archive of the files that `comfy node publish` would upload, chosen by its own function, to `folder`.
 
     Names are in order and dates left out, so that the same files make the same bytes.
     """
@@ -59,9 +59,9 @@ def build(folder: Path, root: Path = ROOT) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         packed = Path(scratch, "node.zip")
         command = [sys.executable, "-c", ZIP, str(packed)]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-        if done.returncode or done.stdout:  # it warns where it packs other files than git's
-            raise DevError(f"comfy-cli cannot pack {root}: {done.stdout or done.stderr}")
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        if result.returncode or result.stdout:  # a warning that it packs other files than git's
+            raise DevError(f"comfy-cli cannot pack {root}: {result.stdout or result.stderr}")
         with zipfile.ZipFile(packed) as source, zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
             for name in sorted(source.namelist()):
                 entry = zipfile.ZipInfo(name)
@@ -75,7 +75,7 @@ def build(folder: Path, root: Path = ROOT) -> Path:
 
 
 def changes_to_publish(tag: str, root: Path = ROOT) -> str:
-    """The changelog's section on this version; DevError if what is in `root` may not be published under `tag`."""
+    """The changelog's section on this version; DevError if the files in `root` may not be published under `tag`."""
     from comfy_cli.registry.config_parser import extract_node_configuration
 
     version = extract_node_configuration(str(root / "pyproject.toml")).project.version

@@ -1,164 +1,84 @@
-"""UnGuidance with everything else: how many combinations are right, which are refused, what they cost."""
+"""`bench composition` runs tests/test_matrix.py: how many combinations with other packs are right, refused or wrong."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from collections import Counter
 from pathlib import Path
 
-import torch
+from dev import ROOT
+from dev.bench import Bench
+from dev.bench.from_tests import recorded
 
-from dev.bench import sampling
-from dev.bench.studio import studio
-from dev.composition.verdicts import REFUSED, RIGHT, WRONG
-
-COST_STEPS = 20
-WORKS_DEARER = "works, at the cost of whole questions"
+TESTS = [f"tests/test_matrix.py::{test}" for test in ("test_combination", "test_effect_and_cost")]
+RIGHT, REFUSED, WRONG = "right", "refused with words", "wrong"
+DOES_NOT_APPLY = "does not apply"  # nodes of a newer ComfyUI that raise without UnGuidance, too
+PLAIN = 40  # evaluations of plain sampling in 20 steps
+WORKS_DEARER = "works, with more model calls"
+PAGE = ROOT / "docs" / "sampling.md"
 BEGIN, END = "<!-- the matrix -->\n", "<!-- end of the matrix -->\n"
 
 
-def measure(workers, each, folder: Path, output: Path) -> dict:
-    """`figures`, `outcomes`, and `parts`: what each is, and what it costs."""
-    path = output / "composition.safetensors"
-    (names,) = each(workers, "Learning", prepare, [(folder, path)])
-    found = each(workers, "Combining", try_part, [(folder, path, name) for name in names])
-    path.unlink()
-    outcomes = [outcome for it in found for outcome in it["outcomes"]]
-    counted = Counter(it["verdict"] for it in outcomes if not it["untried"])
+def measure(bench: Bench) -> dict:
+    """`figures`, `outcomes` of all combinations, `parts` and what they cost; writes the table of docs/sampling.md."""
+    tested = recorded(bench, TESTS)
+    parts = sorted(tested["part"], key=lambda part: part.pop("number"))
+    order = [part["part"] for part in parts]
+    outcomes = sorted(tested["combination"], key=lambda it: (order.index(it["part"]), it["way"], it["prompts"]))
+    counts = Counter(outcome["verdict"] for outcome in outcomes if not outcome["untried"])
     figures = {
-        "combinations": sum(counted.values()),
-        "right": counted[RIGHT],
-        "refused_with_words": counted[REFUSED],
-        "wrong": counted[WRONG],
-        "another_picture": sum(bool(it["another_picture"]) for it in outcomes),
-        "untried": sum(it["untried"] for it in outcomes),
+        "combinations": sum(counts.values()),
+        "right": counts[RIGHT],
+        "refused_with_words": counts[REFUSED],
+        "wrong": counts[WRONG],
+        "another_picture": sum(bool(outcome["another_picture"]) for outcome in outcomes),
+        "untried": sum(outcome["untried"] and outcome["verdict"] != DOES_NOT_APPLY for outcome in outcomes),
     }
-    for what in ("unrelated", "erased"):
-        costs = [it["costs"][what] for it in found if it.get("costs", {}).get("plain") == 2 * COST_STEPS]
-        figures |= {f"of_40_evaluations_{what}_least": min(costs), f"of_40_evaluations_{what}_most": max(costs)}
-    return {"figures": figures, "parts": [{k: v for k, v in it.items() if k != "outcomes"} for it in found],
-            "outcomes": outcomes}  # fmt: skip
+    costs = [part["costs"] for part in parts if part.get("costs", {}).get("plain") == PLAIN]
+    for picture in ("unrelated", "erased"):
+        figures[f"of_40_evaluations_{picture}_least"] = min(cost[picture] for cost in costs)
+        figures[f"of_40_evaluations_{picture}_most"] = max(cost[picture] for cost in costs)
+    parts = [{"name": part.pop("part"), **part} for part in parts]
+    result = {"figures": figures, "parts": parts, "outcomes": outcomes}
+    write_page(PAGE, result)
+    return result
 
 
-def prepare(folder: Path, path: Path) -> list[str]:
-    """A task for a worker: a LoRA that forgets the cat, in a file; the names of all parts."""
-    it = studio(folder)
-    from unguide.unguide_ops.files import save_lora
-
-    with torch.inference_mode():
-        save_lora(path, sampling.train(it, "cat"))
-    return list(_parts())
-
-
-def try_part(folder: Path, path: Path, name: str) -> dict:
-    """A task for a worker: all combinations of one part, and what it costs by the gate."""
-    studio(folder)
-    part, stage = _parts()[name], _stage(folder, path)
-    from dev.composition import host_nodes, matrix
-
-    found: dict = {"name": name, "group": part.group, "refusal": part.expected.refusal, "outcomes": []}
-    untried = part.group == host_nodes.UNTRIED
-    with torch.inference_mode():
-        try:
-            outcomes = matrix.try_part(stage, part)
-        except Exception as error:  # noqa: BLE001 - a newer host's node may fit nothing here
-            if not untried:
-                raise
-            return found | {"does_not_apply": f"{type(error).__name__}: {error}"}
-        found["outcomes"] = [dataclasses.asdict(it) | {"untried": untried} for it in outcomes]
-        found["costs_more"] = matrix.costs_more(stage, part)
-        if part.is_a_patch and part.in_haste and not part.expected.refusal:
-            found["costs"] = _costs(stage, part)
-    return found
-
-
-def _costs(stage, part) -> dict[str, int]:
-    """Evaluations for one picture by the gate, unrelated and erased, at 20 steps; plain sampling without it."""
-    from unguide.unguide_ops import host
-    from unguide.unguide_ops.steering import SteeringSettings
-    from unguide.unguide_ops.unguidance import unguide
-
-    from dev.composition import matrix
-    from dev.composition.stage import CAT, DOG
-
-    def cost(prompt: str, ours) -> int:
-        counter = host.EvaluationCounter()
-        matrix.draw(stage, part, (prompt,), lambda model: counter.watch(ours(model)), COST_STEPS)
-        return counter.count
-
-    def guided(model):
-        return unguide(model, stage.lora, SteeringSettings())
-
-    return {"plain": cost(DOG, lambda model: model), "unrelated": cost(DOG, guided), "erased": cost(CAT, guided)}
-
-
-_kept: dict = {}  # of this worker
-
-
-def _stage(folder: Path, path: Path):
-    from unguide.demo_model import load_demo_model
-    from unguide.unguide_ops.files import load_lora
-
-    from dev.composition.stage import Stage
-
-    if "stage" not in _kept:
-        with torch.inference_mode():
-            _kept["stage"] = Stage(lambda: load_demo_model(folder), load_lora(path))
-    return _kept["stage"]
-
-
-def _parts() -> dict:
-    if "parts" not in _kept:
-        logging.disable(logging.WARNING)  # of the host's nodes
-        from dev.composition import every
-
-        _kept["parts"] = {it.name: it for it in every.parts()}
-    return _kept["parts"]
-
-
-def text(whole: dict) -> str:
+def text(result: dict) -> str:
     """The report as Markdown."""
-    lines = [
-        "| figure | value |",
-        "|---|---|",
-        *(f"| `{name}` | {value} |" for name, value in whole["figures"].items()),
-    ]
-    wrong = [it for it in whole["outcomes"] if it["verdict"] == WRONG]
+    lines = ["| figure | value |", "|---|---|"]
+    lines += [f"| `{name}` | {value} |" for name, value in result["figures"].items()]
+    wrong = [outcome for outcome in result["outcomes"] if outcome["verdict"] == WRONG]
     lines += ["", *(f"- {it['part']}, {it['way']}, {' | '.join(it['prompts'])}: {it['words']}" for it in wrong)]
-    return "\n".join(lines) + "\n\n" + table(whole)
+    return "\n".join(lines) + "\n\n" + table(result)
 
 
-def table(whole: dict) -> str:
-    """What it works with, as a table in Markdown: a row for each group of parts that fare alike."""
+def table(result: dict) -> str:
+    """What UnGuidance works with, as a table in Markdown: a row for each group of parts with the same result."""
     rows: dict[tuple[str, str], list[str]] = {}
-    for part in whole["parts"]:
-        its = [it for it in whole["outcomes"] if it["part"] == part["name"]]
-        rows.setdefault((part["group"], _fare(part, its)), []).append(f"{part['name']}")
-    lines = ["| | with | what comes of it |", "|---|---|---|"]
-    lines += [f"| {group} | {'; '.join(names)} | {fare} |" for (group, fare), names in rows.items()]
+    for part in result["parts"]:
+        outcomes = [outcome for outcome in result["outcomes"] if outcome["part"] == part["name"]]
+        rows.setdefault((part["group"], summary(part, outcomes)), []).append(part["name"])
+    lines = ["| | with | result |", "|---|---|---|"]
+    lines += [f"| {group} | {'; '.join(names)} | {words} |" for (group, words), names in rows.items()]
     return "\n".join(lines) + "\n"
 
 
-def _fare(part: dict, outcomes: list[dict]) -> str:
-    """In words."""
-    verdicts = {it["verdict"] for it in outcomes}
-    if "does_not_apply" in part or not outcomes:
-        return "does not apply"
-    if WRONG in verdicts:
-        return "wrong"
-    refused = {it["way"] for it in outcomes if it["verdict"] == REFUSED}
-    another = next((it["another_picture"] for it in outcomes if it["another_picture"]), "")
-    said = " or ".join(f'"{it}"' for it in part["refusal"].split("|"))
+def summary(part: dict, outcomes: list[dict]) -> str:
+    """What came of all combinations of a part, in words."""
+    verdicts = {outcome["verdict"] for outcome in outcomes}
+    if DOES_NOT_APPLY in verdicts or WRONG in verdicts:
+        return DOES_NOT_APPLY if DOES_NOT_APPLY in verdicts else WRONG
+    quotes = " or ".join(f'"{words}"' for words in part["refusal"].split("|"))
     if verdicts == {REFUSED}:
-        return f"refused: {said}"
+        return f"refused: {quotes}"
+    if REFUSED in verdicts:
+        return f"with a fixed w it works; the gate is in doubt: {quotes}"
     works = WORKS_DEARER if part["costs_more"] else "works"
-    works = works if not another else f"{works}; an unrelated picture may be another: {another}"
-    return works if not refused else f"with a fixed w it works; the gate is in doubt: {said}"
+    reason = next((outcome["another_picture"] for outcome in outcomes if outcome["another_picture"]), "")
+    return f"{works}; an unrelated picture may be another: {reason}" if reason else works
 
 
-def write_page(page: Path, whole: dict) -> None:
-    """Put the table into a page, between its marks."""
+def write_page(page: Path, result: dict) -> None:
+    """Puts the table into a page, between its marks."""
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{table(whole)}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n{table(result)}\n{END}{rest.split(END)[1]}", encoding="utf-8")

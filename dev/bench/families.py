@@ -1,79 +1,73 @@
-"""Every model family put to the proof on a tiny model: training, UnGuidance, the gate, the file in the stock loader."""
+"""`bench families`: checks every model family on a tiny model: training, UnGuidance, the gate, other loaders' keys."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
+import torch
+from unguide.unguide_ops import host
+from unguide.unguide_ops.lora import target_layers
+
+from dev.bench import Bench
+from dev.bench.report import figures_table, table
+from dev.families.checks import FamilyCheck
 from dev.families.tiny import TINY
-from dev.inprocess import load_pack, start_host
 
 CLOSE = 1e-4
 
 
-def measure(workers, each) -> dict:
-    """`figures`, and what was found for each model, `families`."""
-    found = each(workers, "Families", prove, [(number,) for number in range(len(TINY))])
+def measure(bench: Bench) -> dict:
+    """`figures`, and what was measured of each model, `families`."""
+    rows = bench.each("Families", check, [(number,) for number in range(len(TINY))])
     return {
         "figures": {
-            "families_passed": sum(it["passed"] for it in found),
-            "families_listed": len(found),
-            "stock_loader_unused_keys": sum(it.get("unused_keys", 0) for it in found),
-            "max_relative_error": max(it.get("error", 1.0) for it in found),
+            "families_passed": sum(row["passed"] for row in rows),
+            "families_listed": len(rows),
+            "stock_loader_unused_keys": sum(row.get("unused_keys", 0) for row in rows),
+            "max_relative_error": max(row.get("error", 1.0) for row in rows),
         },
-        "families": found,
+        "families": rows,
     }
 
 
-def prove(number: int) -> dict:
-    """A task for a worker: what came of one of the tiny models; `failed` says why where it is not passed."""
-    start_host()
-    load_pack()
-    import torch
-
-    torch.set_num_threads(1)
+@torch.inference_mode()
+def check(number: int) -> dict:
+    """A worker's task: the measurements of one of the tiny models, and whether it `passed`; `failed` is an error."""
     tiny = TINY[number]
     try:
-        with torch.inference_mode():
-            return {"name": tiny.name, **_proved(tiny)}
-    except Exception as error:  # one family's failure is no reason to know nothing of the others
+        return {"name": tiny.name, **_check(FamilyCheck(tiny))}
+    except Exception as error:  # the other families are still to be measured
         return {"name": tiny.name, "passed": False, "failed": f"{type(error).__name__}: {error}"}
 
 
-def _proved(tiny) -> dict:
-    from unguide.unguide_ops import host, targets
-
-    from dev.families.proof import Proof
-
-    proof = Proof(tiny)
-    before, after = proof.losses()
+def _check(model_check: FamilyCheck) -> dict:
+    before, after = model_check.losses()
     with tempfile.TemporaryDirectory() as folder:
-        stock, unused = proof.error_against_the_stock_loader(Path(folder, "it.safetensors"))
-    error = max(proof.error_against_copies(), stock)
-    network = host.diffusion_model(proof.model)
-    family = targets.family_of(network)
-    score = proof.decisions()[0].verdict.score
+        stock_error, unused = model_check.error_against_the_stock_loader(Path(folder, "it.safetensors"))
+    error, effect = max(model_check.error_against_copies(), stock_error), model_check.effect()
+    family = target_layers.family_of(host.diffusion_model(model_check.model))
+    score = model_check.decisions()[0].decision.score
     return {
         "family": family.name if family else "",
-        "prediction": proof.model.model.model_type.name,
-        "key": next(iter(proof.lora.pairs)),
-        "loss_before": before, "loss_after": after, "score": score, "error": error, "effect": proof.effect(),
+        "prediction": model_check.model.model.model_type.name,
+        "key": next(iter(model_check.lora.pairs)),
+        "loss_before": before, "loss_after": after, "score": score, "error": error, "effect": effect,
         "unused_keys": unused,
-        "passed": after < before and error < CLOSE < proof.effect() and not unused and abs(score - 1) < 0.05
-                  and proof.is_untouched(),
+        "passed": after < before and error < CLOSE < effect and not unused and abs(score - 1) < 0.05
+                  and model_check.is_untouched(),
     }  # fmt: skip
 
 
-def text(whole: dict) -> str:
+def text(result: dict) -> str:
     """The report as Markdown."""
-    figures = [f"| `{name}` | {it:.3g} |" for name, it in whole["figures"].items()]
-    heads = "| model | family | prediction | a key of its file | loss | error | passed |"
-    lines = ["| figure | value |", "|---|---|", *figures, "", heads, "|---" * 7 + "|"]
-    for it in whole["families"]:
-        if "failed" in it:
-            lines.append(f"| {it['name']} | | | | | | {it['failed']} |")
-        else:
-            loss = f"{it['loss_before']:.3g} → {it['loss_after']:.3g}"
-            lines.append(f"| {it['name']} | {it['family']} | {it['prediction']} | `{it['key']}` | {loss} | "
-                         f"{it['error']:.1e} | {'yes' if it['passed'] else 'no'} |")  # fmt: skip
-    return "\n".join(lines) + "\n"
+    rows = []
+    for family in result["families"]:
+        row = {"model": family["name"], "passed": family.get("failed") or ("yes" if family["passed"] else "no")}
+        if "failed" not in family:
+            row |= {"family": family["family"], "prediction": family["prediction"],
+                    "a key of its file": f"`{family['key']}`", "error": f"{family['error']:.1e}",
+                    "loss": f"{family['loss_before']:.3g} \u2192 {family['loss_after']:.3g}"}  # fmt: skip
+        rows.append(row)
+    heads = ("model", "family", "prediction", "a key of its file", "loss", "error", "passed")
+    return f"{figures_table(result['figures'], '.3g')}\n\n{table({it: row.get(it) for it in heads} for row in rows)}\n"

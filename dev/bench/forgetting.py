@@ -1,126 +1,109 @@
-"""The paper's phenomena on the embedded model: one w for all prompts, the LoRA alone, and gates."""
+"""How well a class is forgotten on the embedded model: with one w for all prompts, the LoRA alone, and by gates."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import torch
+from unguide.demo_model.judges import JudgePair
+from unguide.unguide_ops.gate import decision
+from unguide.unguide_ops.gate.probe import ProbeConfig, probe
+from unguide.unguide_ops.guidance.config import SteeringConfig
+from unguide.unguide_ops.guidance.unguidance import unguide
+from unguide.unguide_ops.metrics.tables import overall
 
-from dev.bench.gate import auc, scores_along
-from dev.bench.model import Pictures, mean
-from dev.bench.studio import PICTURES, SIZE, photo, studio
-from dev.bench.ways import AS_PUBLISHED
-from dev.demo_graph import PRESET
-from dev.judge import Panel
+from dev.bench.demo_session import PICTURES, SIZE, demo_session
+from dev.bench.gate_scores import auc, scores_along
+from dev.bench.report import Pictures, as_floats
+from dev.bench.sampling_methods import AS_PUBLISHED
+from dev.bench.words import ERASED_PARTS, drawn_prompts, erased_prompts, other_classes, photo, prompts_of
 
-WAYS = {"lora": 0.0, "half": 0.5, "w_2": 2.0, "w_minus_1": -1.0}  # one w for every prompt; w = 1 is the base
+FIXED_W = {"lora": 0.0, "half": 0.5, "w_2": 2.0, "w_minus_1": -1.0}  # for every prompt; w = 1 is the base model
 PAPER_SEEDS = 4  # the paper takes 30
-GATE_STEPS = (0, 4, 8)  # a gate shall know by then
-TOUCHED = ("target", "seen", "unseen")  # parts of a class's prompts that mean it
+GATE_STEPS = (0, 4, 8)  # a gate should decide by then
 PAPER, GATED, RIGHT = "paper's rule", "calibrated gate", "a right gate"
-
-
-def prompts_of(words: dict, name: str) -> dict[str, list[str]]:
-    """A class's prompts by their part in the measures. `wary`: prompts that a gate should leave to the base."""
-    entry = words["classes"][name]
-    return {
-        "target": [photo(name)],
-        "seen": [photo(word) for word in entry["seen"][1:]],
-        "unseen": [photo(word) for word in entry["unseen"]["test"]],
-        "others": [photo(other) for other in words["classes"] if other != name],
-        "wary": [photo(word) for word in [*entry["neighbours"]["test"], *entry["compounds"]["test"]]],
-    }
+MEASURES = ("acc_e", "acc_s", "acc_g", "acc_u", "h0")
 
 
 def forget(
-    folder: Path, words: dict, name: str, preset: str = PRESET, changes: dict | None = None,
-    ways: tuple[str, ...] = tuple(WAYS), number: int = PICTURES,
+    folder: Path, name: str, preset: str = "object", changes: dict | None = None,
+    methods: tuple[str, ...] = tuple(FIXED_W), number: int = PICTURES,
 ) -> dict:  # fmt: skip
-    """A task for a worker: train a LoRA for the class, probe every prompt and draw it every way.
+    """A worker's task: trains a LoRA for the class, probes every prompt, and draws it by every method of FIXED_W.
 
-    `changes` replace settings of the preset. Returns the training's `report`, `pictures` (way -> prompt -> uint8
+    `changes` replace settings of the preset. Returns the training's `report`, `pictures` (method -> prompt -> uint8
     array), `scores` (statistic -> step -> (prompt, seed) -> score), and `erased` (gate -> prompts that it takes for the
-    concept). Without "w_2" among the ways, w = -1 is drawn only where some gate asks for it.
+    concept). Without "w_2" among the methods, w = -1 is drawn only for prompts that mean the class or that some gate
+    erases.
     """
-    it = studio(folder)
-    from unguide.unguide_ops import gate, host, settings
-    from unguide.unguide_ops.calibrate import calibrate
-    from unguide.unguide_ops.concept import EncodedConcept, concept_from
-    from unguide.unguide_ops.probe import ProbeSettings, probe
-    from unguide.unguide_ops.steering import SteeringSettings
-    from unguide.unguide_ops.training import train
-    from unguide.unguide_ops.unguidance import unguide
-
-    size = {"width": SIZE, "height": SIZE}
-    parts = prompts_of(words, name)
-    touched = [prompt for part in TOUCHED for prompt in parts[part]]
-    drawn = [*touched, *parts["others"]]
-    probed = [*drawn, *parts["wary"]]
+    session, size = demo_session(folder), {"width": SIZE, "height": SIZE}
+    prompts = drawn_prompts([name])
+    probed = [*prompts, *prompts_of(name)["wary"]]
+    trained, erased = session.train(name, preset, **(changes or {})), {}
     with torch.inference_mode():
-        concept = concept_from(name, "", "", "", "")
-        encoded = EncodedConcept.of(concept, lambda prompt: host.encode(it.clip, prompt))
-        trained = train(it.model, encoded, dataclasses.replace(settings.preset(preset, **size), **(changes or {})))
-        lora, _ = calibrate(it.model, trained.lora, encoded, SIZE, SIZE)
-        erased = {}
-        for label, mode, seeds in ((PAPER, gate.PAPER, PAPER_SEEDS), (GATED, gate.CALIBRATED, 1)):
-            found = probe(it.model, lora, encoded.encode, probed, ProbeSettings(mode=mode, seeds=seeds, **size))
-            erased[label] = [reading.prompt for reading in found.readings if reading.verdict.erased]
-        scores = scores_along(it, lora, encoded.conditioning, probed, 1, GATE_STEPS)
-    asked = dict.fromkeys(ways, drawn)
-    if "w_2" not in ways:
-        asked["w_minus_1"] = [
-            prompt for prompt in drawn if prompt in touched or any(prompt in e for e in erased.values())
-        ]
-    pictures = {
-        way: {
-            p: it.draw(p, unguide(it.model, lora, SteeringSettings(w=WAYS[way], **AS_PUBLISHED)), number).numpy()
-            for p in prompts
+        for label, mode, seeds in ((PAPER, decision.PAPER, PAPER_SEEDS), (GATED, decision.CALIBRATED, 1)):
+            config = ProbeConfig(mode=mode, seeds=seeds, **size)
+            result = probe(session.model, trained.lora, session.encode, probed, config)
+            erased[label] = [it.prompt for it in result.prompt_scores if it.decision.erased]
+        scores = scores_along(session.model, trained.lora, session.encode, probed, 1, GATE_STEPS)
+    steered, pictures = {*erased_prompts(name), *sum(erased.values(), [])}, {}
+    for method in methods:
+        model = unguide(session.model, trained.lora, SteeringConfig(w=FIXED_W[method], **AS_PUBLISHED))
+        is_partial = method == "w_minus_1" and "w_2" not in methods
+        pictures[method] = {
+            prompt: session.draw(prompt, model, number) for prompt in prompts if prompt in steered or not is_partial
         }
-        for way, prompts in asked.items()
-    }
-    return {"report": trained.report(), "pictures": pictures, "scores": scores, "erased": erased}
+    return {"report": trained.training.report(), "pictures": pictures, "scores": scores, "erased": erased}
 
 
-def accuracies(words: dict, name: str, result: dict, base: Pictures, panel: Panel) -> dict[str, dict[str, float]]:
-    """Acc_e, Acc_s, Acc_g, the same for unseen words (acc_u), and H0, of every way, by both judges' mean."""
-    from unguide_ops.metrics import h0  # this process has no host
+def accuracies(
+    share: Callable[[str, str], float], name: str, parts: dict[str, list[str]] | None = None
+) -> dict[str, float]:
+    """Acc_e, Acc_s, Acc_g and H0 of a forgotten class, and `acc_u`, Acc_e under words that the model never saw.
 
-    parts = prompts_of(words, name)
-    touched = {prompt for part in TOUCHED for prompt in parts[part]}
-    ways: dict[str, Pictures] = {
-        way: {prompt: torch.from_numpy(them).float() / 255 for prompt, them in its.items()}
-        for way, its in result["pictures"].items()
-    }
-    ways["base"] = base
-    for label, erased in ((RIGHT, touched), *result["erased"].items()):
-        ways[label] = {p: ways["w_minus_1" if p in erased else "base"][p] for p in ways["lora"]}
-
-    def share(way: str, part: str) -> float:
-        return mean(panel.share_recognised(ways[way][prompt], name) for prompt in parts[part])
-
-    found = {}
-    for way in [way for way, its in ways.items() if all(prompt in its for prompt in ways["lora"])]:
-        others = mean(panel.share_recognised(ways[way][photo(o)], o) for o in words["classes"] if o != name)
-        acc_e, acc_g = share(way, "target"), share(way, "seen")
-        found[way] = {"acc_e": acc_e, "acc_s": others, "acc_g": acc_g, "acc_u": share(way, "unseen"),
-                      "h0": h0(acc_e, others, acc_g)}  # fmt: skip
-    return found
+    `share(prompt, class)` is the share of the prompt's pictures taken for the class. `parts`: see `prompts_of`.
+    """
+    parts = parts or prompts_of(name)
+    cases = [("erased", prompt, name) for prompt in parts["target"]]
+    cases += [("other", photo(other), other) for other in other_classes(name)]
+    cases += [("synonym", prompt, name) for prompt in parts["seen"]]
+    (row,) = overall({"part": part, "recognised": share(prompt, shown)} for part, prompt, shown in cases)
+    h0 = row.pop("h0")
+    return {**row, "acc_u": fmean(share(prompt, name) for prompt in parts["unseen"]), "h0": h0}
 
 
-def gate_aucs(words: dict, name: str, result: dict) -> dict[str, dict[int, float]]:
-    """How well each statistic ranks target, synonyms and unseen words above all other prompts (area under ROC)."""
-    prompts = [(prompt, part in TOUCHED) for part, them in prompts_of(words, name).items() for prompt in them]
-    means = [it for _, it in prompts]
+def accuracies_by_method(name: str, result: dict, base: Pictures, judges: JudgePair) -> dict[str, dict[str, float]]:
+    """Method -> its accuracies, by both judges' mean: each method of a `forget`, the base model, each gate, and RIGHT.
+
+    A gate has w = -1's pictures for the prompts that it erases and the base's for others; RIGHT is one that never errs.
+    """
+    pictures = {method: {prompt: as_floats(them) for prompt, them in by_prompt.items()}
+                for method, by_prompt in result["pictures"].items()} | {"base": base}  # fmt: skip
+    prompts = list(pictures["lora"])
+    for gate, erased in ((RIGHT, erased_prompts(name)), *result["erased"].items()):
+        pictures[gate] = {prompt: pictures["w_minus_1" if prompt in erased else "base"][prompt] for prompt in prompts}
     return {
-        statistic: {step: auc([scores[prompt, 0] for prompt, _ in prompts], means) for step, scores in steps.items()}
+        method: accuracies(lambda prompt, shown, its=its: judges.share_recognised(its[prompt], shown), name)
+        for method, its in pictures.items()
+        if all(prompt in its for prompt in prompts)
+    }
+
+
+def gate_aucs(name: str, result: dict) -> dict[str, dict[int, float]]:
+    """Statistic -> step -> how well it ranks target, synonyms and unseen words above other prompts (area under ROC)."""
+    prompts = [(prompt, part in ERASED_PARTS) for part, them in prompts_of(name).items() for prompt in them]
+    labels = [label for _, label in prompts]
+    return {
+        statistic: {step: auc([scores[prompt, 0] for prompt, _ in prompts], labels) for step, scores in steps.items()}
         for statistic, steps in result["scores"].items()
     }
 
 
-def gate_errors(words: dict, name: str, result: dict) -> dict[str, dict[str, float]]:
-    """Each gate's decisions: the share of prompts of each part that it takes for the concept."""
+def gate_errors(name: str, result: dict) -> dict[str, dict[str, float]]:
+    """Gate -> part -> the share of the part's prompts that the gate takes for the concept."""
     return {
-        label: {part: mean(prompt in erased for prompt in them) for part, them in prompts_of(words, name).items()}
-        for label, erased in result["erased"].items()
+        gate: {part: fmean(prompt in erased for prompt in prompts) for part, prompts in prompts_of(name).items()}
+        for gate, erased in result["erased"].items()
     }

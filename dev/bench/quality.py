@@ -1,307 +1,286 @@
-"""How well five ways forget, on the same LoRAs: under the class's names, and under attack."""
+"""`bench quality`: how well five sampling methods forget with the same LoRAs, by the class's names and by attacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
 import torch
 from PIL import Image
+from unguide.demo_model.judges import JudgePair
+from unguide.unguide_ops.guidance.config import SteeringConfig
+from unguide.unguide_ops.guidance.unguidance import unguide
 
-from dev.bench import attacks
-from dev.bench.forgetting import RIGHT, TOUCHED, accuracies, prompts_of
-from dev.bench.model import Pictures, mean
-from dev.bench.sampling import PAPER_SEEDS, train
-from dev.bench.studio import SIZE, draw_base, photo, studio
-from dev.bench.ways import AS_PUBLISHED
-from dev.judge import Panel
+from dev.bench import Bench, attacks
+from dev.bench.demo_session import SIZE, DemoSession, demo_session
+from dev.bench.forgetting import MEASURES, PAPER_SEEDS, RIGHT, accuracies_by_method
+from dev.bench.report import Pictures, as_floats, grid, table
+from dev.bench.sampling_methods import AS_PUBLISHED, paper_weights
+from dev.bench.words import drawn_prompts, erased_prompts, grid_prompts, prompts_of, word_in
 
-NUMBER = 8  # pictures a prompt
+NUMBER = 8  # pictures per prompt
 BASE, PAPER, OURS = "base", "paper", "ours"
-FIXED = {"lora": 0.0, "half": 0.5}  # one w for every prompt
-WAYS = (BASE, *FIXED, PAPER, OURS)
-NAMES = {BASE: "base model", "lora": "LoRA alone", "half": "w = 0.5 for all", PAPER: "paper: -1 or 2 by its rule",
-         OURS: "UnGuidance"}  # fmt: skip
-MEASURES = ("acc_e", "acc_s", "acc_g", "acc_u", "h0")
-WORKS = 0.5  # an attack of which the base shows the class in more of its pictures than this
-ASIDE = (attacks.UNNAMED,)  # asks for nothing: not among the figures
+FIXED_W = {"lora": 0.0, "half": 0.5}  # for every prompt
+LABELS = {BASE: "base model", "lora": "LoRA alone", "half": "w = 0.5 for all", PAPER: "paper: -1 or 2 by its rule",
+          OURS: "UnGuidance"}  # fmt: skip
+METHODS = tuple(LABELS)
+WORKS = 0.5  # an attack works if the base model shows the class in more of its pictures than this
+ASIDE = (attacks.PICTURE_ALONE,)  # asks for nothing: not among the figures
 PICTURES_OF_KIND = 4  # in the grid
+GATE_COLUMNS = {"gate's score": "score", "threshold": "threshold", "steered": "steered",
+                "paper's rule steers": "paper_steers"}  # fmt: skip
 
 
-def measure(workers, each, folder: Path, words: dict, classes: list[str]) -> dict:
-    """Everything: `figures`, `classes`, `cost`, `attacks`, and both grids, `grid` and `attack_grid`."""
-    parts = [prompts_of(words, name) for name in classes]
-    prompts = list(dict.fromkeys(p for its in parts for part in (*TOUCHED, "others") for p in its[part]))
-    drawn = each(workers, "Drawing", draw_base, [(folder, prompt, NUMBER) for prompt in prompts])
-    base = {p: torch.from_numpy(them).float() / 255 for p, them in zip(prompts, drawn, strict=True)}
-    tasks = [(folder, words, name) for name in classes]
-    forgot = dict(zip(classes, each(workers, "Forgetting", forget, tasks), strict=True))
-    attacked = dict(zip(classes, each(workers, "Attacking", attack, tasks), strict=True))
-    (trust,) = each(workers, "Judging", trust_in_judges, [()])
-    panel = Panel()
-    by_class = {name: of_class(words, name, it, base, panel) for name, it in forgot.items()}
-    under_attack = {name: erased(name, it, panel) for name, it in attacked.items()}
-    figures = trust | {f"{m}_{way}": mean(it[way][m] for it in by_class.values()) for m in MEASURES for way in WAYS}
+def measure(bench: Bench) -> dict:
+    """`figures`, `classes`, `cost` and `attacks`; writes quality.png and attacks.png."""
+    base = bench.base_pictures(drawn_prompts(bench.classes), NUMBER)
+    forgotten, attacked = bench.each_class("Forgetting", forget), bench.each_class("Attacking", attack)
+    (trust,) = bench.each("Judging", trust_in_judges, [()])
+    judges = JudgePair()
+    by_class = {name: of_class(name, it, base, judges) for name, it in forgotten.items()}
+    by_attack = {name: of_attacks(name, it, judges) for name, it in attacked.items()}
+    figures = {f"{m}_{it}": fmean(row[it][m] for row in by_class.values()) for m in MEASURES for it in METHODS}
+    methods_grid(forgotten, base).save(bench.output / "quality.png")
+    if picture := attack_grid(attacked, by_attack):
+        picture.save(bench.output / "attacks.png")
     return {
-        "figures": figures | attack_figures(under_attack),
+        "figures": trust | figures | attack_figures(by_attack),
         "classes": by_class,
-        "cost": cost(words, forgot),
-        "attacks": under_attack,
-        "grid": grid(words, forgot, base),
-        "attack_grid": attack_grid(attacked, under_attack),
+        "cost": costs(forgotten),
+        "attacks": by_attack,
     }
 
 
-def forget(folder: Path, words: dict, name: str) -> dict:
-    """A task for a worker: the class's prompts by every way but the base; see `every_way`."""
-    it = studio(folder)
-    from unguide.unguide_ops import host
-
-    lora, parts = new_lora(it, name), prompts_of(words, name)
-    prompts = [prompt for part in (*TOUCHED, "others") for prompt in parts[part]]
-    return every_way(
-        it, lora, prompts, lambda prompt: host.encode(it.clip, prompt), lambda p, model: it.draw(p, model, NUMBER)
+def forget(folder: Path, name: str) -> dict:
+    """A worker's task: the class's prompts by every method but the base model; see `by_every_method`."""
+    session = demo_session(folder)
+    lora = session.train(name).lora
+    return by_every_method(
+        session, lora, drawn_prompts([name]), session.encode, lambda prompt, model: session.draw(prompt, model, NUMBER)
     )
 
 
-def attack(folder: Path, words: dict, name: str) -> dict:
-    """A task for a worker: every attack on the base, those that work on it by every way as well; `kinds` by name."""
-    it = studio(folder)
-    from unguide.unguide_ops import host
+def attack(folder: Path, name: str) -> dict:
+    """A worker's task: every attack on the base model, and those that work on it by every method as well.
 
-    lora, panel = new_lora(it, name), Panel()
-    its = {found.name: found for found in attacks.attacks_on(it, lora, words, name)}
-    base = {key: attacks.draw(it, found) for key, found in its.items()}
-    working = [key for key, them in base.items() if panel.share_recognised(them.float() / 255, name) > WORKS]
-    result = every_way(
-        it,
-        lora,
-        working,
-        lambda key: its[key].positive if key in its else host.encode(it.clip, key),
-        lambda key, model: attacks.draw(it, its[key], model),
-    )
-    result["pictures"][BASE] = {key: them.numpy() for key, them in base.items()}
-    return {**result, "kinds": {key: found.kind for key, found in its.items()}}
-
-
-def new_lora(it, name: str):
-    """The class's LoRA, the same each time."""
-    with torch.inference_mode():
-        return train(it, name)
-
-
-def every_way(it, lora, cases: list[str], encode: Callable, draw: Callable) -> dict:
-    """Each case by every way but the base.
-
-    `encode(case)` is what the paper's rule probes, `draw(case, MODEL)` draws it. Returns `pictures` (way -> case ->
-    uint8 array), `evaluations` (way -> case -> a picture's), `probe` (the paper's evaluations a case), `rule` (case ->
-    w by the paper's rule), and `decisions` (case -> what our gate found, picture by picture).
+    Returns the result of `by_every_method`, and `kinds` (attack -> its kind).
     """
-    from unguide.unguide_ops import gate
-    from unguide.unguide_ops.probe import ProbeSettings, probe
-    from unguide.unguide_ops.steering import SteeringSettings
-    from unguide.unguide_ops.unguidance import unguide
+    session, judges = demo_session(folder), JudgePair()
+    lora = session.train(name).lora
+    by_name = {it.name: it for it in attacks.attacks_on(session, lora, name)}
+    base = {key: it.draw(session) for key, it in by_name.items()}
+    working = [key for key, drawn in base.items() if judges.share_recognised(as_floats(drawn), name) > WORKS]
+    result = by_every_method(
+        session, lora, working, lambda key: by_name[key].positive if key in by_name else session.encode(key),
+        lambda key, model: by_name[key].draw(session, model),
+    )  # fmt: skip
+    result["pictures"][BASE] = base
+    return {**result, "kinds": {key: it.kind for key, it in by_name.items()}}
 
-    with torch.inference_mode():
-        asked = ProbeSettings(mode=gate.PAPER, seeds=PAPER_SEEDS, width=SIZE, height=SIZE)
-        probed = probe(it.model, lora, encode, cases, asked)
-    rule = {reading.prompt: -1.0 if reading.verdict.erased else 2.0 for reading in probed.readings}
-    settings: dict[str, Callable] = {
-        **{way: lambda _, w=w: SteeringSettings(w=w, **AS_PUBLISHED) for way, w in FIXED.items()},
-        PAPER: lambda case: SteeringSettings(w=rule[case], **AS_PUBLISHED),
-        OURS: lambda _: SteeringSettings(),
+
+def by_every_method(session: DemoSession, lora, cases: list[str], encode: Callable, draw: Callable) -> dict:
+    """Each case by every method but the base model.
+
+    `encode(case)` is what the paper's rule probes, `draw(case, MODEL)` draws it. Returns `pictures` (method -> case ->
+    uint8 array), `evaluations` (method -> case -> model calls per picture), `probe` (the paper's model calls per case),
+    `rule` (case -> w by the paper's rule), and `decisions` (case -> our gate's decision on each picture).
+    """
+    rule, probe_evaluations = paper_weights(
+        session.model, lora, encode, cases, seeds=PAPER_SEEDS, width=SIZE, height=SIZE
+    )
+    configs: dict[str, Callable[[str], SteeringConfig]] = {
+        **{method: lambda _, w=w: SteeringConfig(w=w, **AS_PUBLISHED) for method, w in FIXED_W.items()},
+        PAPER: lambda case: SteeringConfig(w=rule[case], **AS_PUBLISHED),
+        OURS: lambda _: SteeringConfig(),
     }
-    pictures: dict[str, dict] = {way: {} for way in settings}
-    evaluations: dict[str, dict] = {way: {} for way in (BASE, *settings)}
+    pictures: dict[str, dict] = {method: {} for method in configs}
+    evaluations: dict[str, dict] = {method: {} for method in METHODS}
     decisions: dict[str, list] = {}
-    for way, of in settings.items():
+    for method, config_of in configs.items():
         for case in cases:
-            told: list = []
-            pictures[way][case] = draw(case, unguide(it.model, lora, of(case), told.append)).numpy()
-            (course,) = told
-            evaluations[way][case] = course.evaluations / len(course.decisions)
-            evaluations[BASE][case] = course.plain_evaluations / len(course.decisions)
-            if way == OURS:
-                decisions[case] = [decision.report() for decision in course.decisions]
+            reports: list = []
+            pictures[method][case] = draw(case, unguide(session.model, lora, config_of(case), reports.append))
+            (report,) = reports
+            number = len(report.decisions)
+            evaluations[method][case] = report.evaluations / number
+            evaluations[BASE][case] = report.plain_evaluations / number
+            if method == OURS:
+                decisions[case] = [it.decision.report() for it in report.decisions]
     return {"pictures": pictures, "evaluations": evaluations, "decisions": decisions, "rule": rule,
-            "probe": probed.evaluations / max(1, len(cases))}  # fmt: skip
+            "probe": probe_evaluations / max(1, len(cases))}  # fmt: skip
 
 
 def trust_in_judges() -> dict[str, float]:
-    """A task for a worker: how often the judges are right about the ten classes, in a style new to them."""
-    from dev.recipe.judge_report import report
+    """A worker's task: how often the judges are right about the ten classes, in a style new to them."""
+    from dev.recipe.judge_report import report  # with the recipe's packages, which tests do not need
 
-    return {"judge_top1": report(Panel(), None)[0]["figures"]["judge_heldout_top1"]}
+    return {"judge_top1": report(JudgePair(), None)[0]["figures"]["judge_heldout_top1"]}
 
 
-def of_class(words: dict, name: str, result: dict, base: Pictures, panel: Panel) -> dict:
-    """Way -> accuracies and H0, RIGHT among the ways: ours, had it left all other classes alone.
+def of_class(name: str, result: dict, base: Pictures, judges: JudgePair) -> dict:
+    """Method -> its accuracies and H0; RIGHT among the methods is ours, if it left all other classes alone.
 
-    Also our gate's `false_alarms` (other class -> share of its pictures that are steered, where there are any) and
-    `missed` (word -> share of its pictures that are not).
+    Also our gate's `false_alarms` (other class -> share of its pictures that are steered, if not 0) and `missed` (word
+    -> share of its pictures that are not steered, if not 0).
     """
     pictures = {**result["pictures"], "w_minus_1": result["pictures"][OURS]}
-    found: dict = accuracies(words, name, {"pictures": pictures, "erased": {}}, base, panel)
-    steered = {prompt: mean(it["erased"] for it in its) for prompt, its in result["decisions"].items()}
-    parts = prompts_of(words, name)
-    alarms = {p.removeprefix(photo("")): steered[p] for p in parts["others"] if steered[p]}
-    missed = {p.removeprefix(photo("")): 1 - steered[p] for part in TOUCHED for p in parts[part] if steered[p] < 1}
-    return {**{way: found[way] for way in (*WAYS, RIGHT)}, "false_alarms": alarms, "missed": missed}
+    methods = accuracies_by_method(name, {"pictures": pictures, "erased": {}}, base, judges)
+    steered = {prompt: fmean(it["erased"] for it in decisions) for prompt, decisions in result["decisions"].items()}
+    others = prompts_of(name)["others"]
+    return {
+        **{method: methods[method] for method in (*METHODS, RIGHT)},
+        "false_alarms": {word_in(prompt): steered[prompt] for prompt in others if steered[prompt]},
+        "missed": {word_in(it): 1 - steered[it] for it in erased_prompts(name) if steered[it] < 1},
+    }
 
 
 def not_above(by_class: dict) -> dict[str, list[str]]:
-    """Class -> the other ways whose H0 is as high as ours or higher; only classes with any."""
-    found = {
-        name: [way for way in WAYS if way != OURS and it[way]["h0"] >= it[OURS]["h0"]] for name, it in by_class.items()
+    """Class -> the other methods whose H0 is as high as ours or higher; only classes with any."""
+    higher = {
+        name: [method for method in METHODS if method != OURS and row[method]["h0"] >= row[OURS]["h0"]]
+        for name, row in by_class.items()
     }
-    return {name: ways for name, ways in found.items() if ways}
+    return {name: methods for name, methods in higher.items() if methods}
 
 
-def erased(name: str, result: dict, panel: Panel) -> dict[str, dict]:
-    """Each attack: its kind, in what share of its pictures the base shows the class, whether it works on the base.
+def of_attacks(name: str, result: dict, judges: JudgePair) -> dict[str, dict]:
+    """Attack -> its kind, the share of its pictures in which the base model shows the class, whether it works on that.
 
-    If it does, also `erased` (way -> share of pictures without the class), our gate's mean score and threshold, and the
-    share of pictures that it steers, and whether the paper's rule does.
+    If it does, also `erased` (method -> share of pictures without the class), our gate's mean score and threshold, the
+    share of pictures that it steers, and whether the paper's rule steers.
     """
 
-    def seen(way: str, key: str) -> float:
-        return panel.share_recognised(torch.from_numpy(result["pictures"][way][key]).float() / 255, name)
+    def share(method: str, key: str) -> float:
+        return judges.share_recognised(as_floats(result["pictures"][method][key]), name)
 
-    found = {}
+    rows = {}
     for key, kind in result["kinds"].items():
-        share = seen(BASE, key)
-        found[key] = {"kind": kind, "base_share": share, "works": share > WORKS}
-        if share > WORKS:
-            its = result["decisions"][key]
-            found[key] |= {"erased": {way: 1 - seen(way, key) for way in WAYS}}
-            found[key] |= {measure: mean(it[measure] for it in its) for measure in ("score", "threshold")}
-            found[key]["steered"] = mean(it["erased"] for it in its)
-            found[key]["paper_steers"] = float(result["rule"][key] < 1)
-    return found
+        base_share = share(BASE, key)
+        rows[key] = {"kind": kind, "base_share": base_share, "works": base_share > WORKS}
+        if rows[key]["works"]:
+            decisions = result["decisions"][key]
+            rows[key] |= {"erased": {method: 1 - share(method, key) for method in METHODS}}
+            rows[key] |= {measure: fmean(it[measure] for it in decisions) for measure in ("score", "threshold")}
+            rows[key] |= {"steered": fmean(it["erased"] for it in decisions)}
+            rows[key] |= {"paper_steers": float(result["rule"][key] < 1)}
+    return rows
 
 
-def attack_figures(under_attack: dict[str, dict]) -> dict[str, float]:
+def attack_figures(by_attack: dict[str, dict]) -> dict[str, float]:
     """The headline figures, over all kinds but those ASIDE."""
-    every = [it for its in under_attack.values() for it in its.values() if it["kind"] not in ASIDE]
-    working = [it for it in every if it["works"]]
-    figures = {"attacks": len(every), "attacks_working": len(working)}
-    figures["attack_base_share"] = mean(it["base_share"] for it in every)
-    return figures | {f"attack_erased_{way}": mean(it["erased"][way] for it in working) for way in WAYS if working}
+    rows = [row for attacks_of in by_attack.values() for row in attacks_of.values() if row["kind"] not in ASIDE]
+    working = [row for row in rows if row["works"]]
+    figures = {"attacks": len(rows), "attacks_working": len(working)}
+    figures["attack_base_share"] = fmean(row["base_share"] for row in rows)
+    return figures | {f"attack_erased_{it}": fmean(row["erased"][it] for row in working) for it in METHODS if working}
 
 
-def cost(words: dict, forgot: dict[str, dict]) -> dict[str, dict[str, float]]:
-    """Way -> evaluations a picture under prompts that mean the class (`erased`) and others (`unrelated`)."""
-    found: dict[str, dict[str, float]] = {}
-    for way in WAYS:
-        for group, its in (("erased", TOUCHED), ("unrelated", ("others",))):
-            costs = [
-                result["evaluations"][way][prompt]
-                for name, result in forgot.items()
-                for part in its
-                for prompt in prompts_of(words, name)[part]
-            ]
-            found.setdefault(way, {})[group] = mean(costs)
-    found[PAPER]["probe"] = mean(result["probe"] for result in forgot.values())
-    return found
+def costs(forgotten: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """Method -> model calls per picture under prompts that mean the class (`erased`) and others (`unrelated`)."""
+
+    def mean_cost(method: str, prompts: Callable[[str], Iterable[str]]) -> float:
+        return fmean(it["evaluations"][method][prompt] for name, it in forgotten.items() for prompt in prompts(name))
+
+    costs = {
+        method: {
+            "erased": mean_cost(method, erased_prompts),
+            "unrelated": mean_cost(method, lambda name: prompts_of(name)["others"]),
+        }
+        for method in METHODS
+    }
+    costs[PAPER]["probe"] = fmean(result["probe"] for result in forgotten.values())
+    return costs
 
 
-def grid(words: dict, forgot: dict[str, dict], base: Pictures) -> Image.Image:
-    """Rows: classes, each its target twice, a synonym, and two other classes. Columns: the ways."""
+def methods_grid(forgotten: dict[str, dict], base: Pictures) -> Image.Image:
+    """Rows: the classes, see `grid_prompts`. Columns: the methods."""
 
-    def cell(name: str, way: str) -> torch.Tensor:
-        others = [other for other in words["classes"] if other != name][:2]
-        shown = [(photo(name), 0), (photo(name), 1), (photo(words["classes"][name]["seen"][1]), 0)]
-        shown += [(photo(other), 0) for other in others]
-        if way == BASE:
-            return torch.stack([base[prompt][index] for prompt, index in shown])
-        its = forgot[name]["pictures"][way]
-        return torch.stack([torch.from_numpy(its[prompt][index]).float() / 255 for prompt, index in shown])
+    def cell(name: str, method: str) -> list[torch.Tensor]:
+        if method == BASE:
+            return [base[prompt][index] for prompt, index in grid_prompts(name)]
+        pictures = forgotten[name]["pictures"][method]
+        return [as_floats(pictures[prompt][index]) for prompt, index in grid_prompts(name)]
 
-    return table(list(forgot), [[cell(name, way) for way in WAYS] for name in forgot])
+    return grid(list(forgotten), list(LABELS.values()), [[cell(name, it) for it in METHODS] for name in forgotten])
 
 
-def attack_grid(attacked: dict[str, dict], under_attack: dict[str, dict]) -> Image.Image | None:
-    """Rows: kinds of attack, a picture each of different classes on whose base it works. Columns: the ways."""
+def attack_grid(attacked: dict[str, dict], by_attack: dict[str, dict]) -> Image.Image | None:
+    """Rows: kinds of attack, one working attack each on several classes. Columns: the methods."""
     rows: dict[str, list[tuple[str, str]]] = {}
     for kind in attacks.KINDS:
-        per_class = [
-            [(name, key) for key, it in its.items() if it["kind"] == kind and it["works"]]
-            for name, its in under_attack.items()
+        working = [
+            [(name, key) for key, row in attacks_of.items() if row["kind"] == kind and row["works"]]
+            for name, attacks_of in by_attack.items()
         ]
-        if shown := [its[0] for its in per_class if its][:PICTURES_OF_KIND]:
-            rows[kind] = shown
+        if cases := [of_name[0] for of_name in working if of_name][:PICTURES_OF_KIND]:
+            rows[kind] = cases
 
-    def cell(cases: list[tuple[str, str]], way: str) -> torch.Tensor:
-        them = [torch.from_numpy(attacked[name]["pictures"][way][key][0]).float() / 255 for name, key in cases]
-        blank = [torch.ones(3, SIZE, SIZE)] * (PICTURES_OF_KIND - len(cases))
-        return torch.stack([*them, *blank])
+    def cell(cases: list[tuple[str, str]], method: str) -> list[torch.Tensor]:
+        drawn = [as_floats(attacked[name]["pictures"][method][key][0]) for name, key in cases]
+        return drawn + [torch.ones(3, SIZE, SIZE)] * (PICTURES_OF_KIND - len(drawn))
 
-    return table(list(rows), [[cell(cases, way) for way in WAYS] for cases in rows.values()]) if rows else None
-
-
-def table(rows: list[str], cells: list[list[torch.Tensor]]) -> Image.Image:
-    """Pictures [N, 3, H, W] in each cell, one column a way."""
-    from unguide_ops.figures import comparison_grid
-
-    pictures = torch.stack([torch.stack(row) for row in cells]).movedim(3, -1)
-    picture = comparison_grid(rows, [NAMES[way] for way in WAYS], pictures, "")[0]
-    return Image.fromarray(np.asarray((picture * 255).round().byte()))
+    cells = [[cell(cases, method) for method in METHODS] for cases in rows.values()]
+    return grid(list(rows), list(LABELS.values()), cells) if rows else None
 
 
-def text(whole: dict) -> str:
+def text(result: dict) -> str:
     """The report as Markdown."""
-    figures, by_class, costs = whole["figures"], whole["classes"], whole["cost"]
-    lines = [
-        f"Means over {', '.join(by_class)}; {NUMBER} pictures a prompt. The judges are right about "
-        f"{figures['judge_top1']:.3f} of pictures in a style that they have never seen (`judge_top1`).", "",
-        "| sampling | Acc_e | Acc_s | Acc_g | unseen words | H0 | evaluations a picture: erased | unrelated |",
-        "|---" * 8 + "|",
+    figures, by_class, cost = result["figures"], result["classes"], result["cost"]
+    heads = dict(zip(MEASURES, ("Acc_e", "Acc_s", "Acc_g", "unseen words", "H0"), strict=True))
+    methods = [
+        {"sampling": label, **{head: figures[f"{measure}_{method}"] for measure, head in heads.items()},
+         "model calls per picture: erased": f"{cost[method]['erased']:.1f}",
+         "unrelated": f"{cost[method]['unrelated']:.1f}"}
+        for method, label in LABELS.items()
     ]  # fmt: skip
-    for way in WAYS:
-        cells = [f"{figures[f'{m}_{way}']:.3f}" for m in MEASURES]
-        cells += [f"{costs[way][group]:.1f}" for group in ("erased", "unrelated")]
-        lines.append(f"| {NAMES[way]} | {' | '.join(cells)} |")
-    lines += ["", f"The paper's rule takes {costs[PAPER]['probe']:.0f} evaluations a prompt on top, with {PAPER_SEEDS} "
-              "seeds; the paper takes 30.", "", "H0 by class:", "",
-              f"| class | {' | '.join(NAMES[way] for way in WAYS)} | UnGuidance less its false alarms | false alarms | "
-              "missed |", "|---" * (len(WAYS) + 4) + "|"]  # fmt: skip
-    for name, it in by_class.items():
-        cells = [f"{it[way]['h0']:.3f}" for way in (*WAYS, RIGHT)]
-        cells += [", ".join(f"{word} {share:.0%}" for word, share in it[k].items()) for k in ("false_alarms", "missed")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", *(why(name, ways, by_class[name]) for name, ways in not_above(by_class).items())]
-    return "\n".join([*lines, "", *attack_lines(whole["attacks"], figures)]) + "\n"
+    classes = [
+        {"class": name, **{label: row[method]["h0"] for method, label in LABELS.items()},
+         "UnGuidance less its false alarms": row[RIGHT]["h0"],
+         **{key.replace("_", " "): ", ".join(f"{word} {share:.0%}" for word, share in row[key].items())
+            for key in ("false_alarms", "missed")}}
+        for name, row in by_class.items()
+    ]  # fmt: skip
+    return "\n\n".join([
+        f"Means over {', '.join(by_class)}; {NUMBER} pictures per prompt. The judges are correct on "
+        f"{100 * figures['judge_top1']:.1f} % of pictures in a style that they were not trained on (`judge_top1`).",
+        table(methods),
+        f"The paper's rule takes {cost[PAPER]['probe']:.0f} more model calls per prompt, with {PAPER_SEEDS} seeds; the "
+        "paper uses 30.",
+        "H0 by class:",
+        table(classes),
+        "\n".join(comparison(name, others, by_class[name]) for name, others in not_above(by_class).items()),
+        f"Attacks, {attacks.NUMBER} pictures each. An attack works if more than half of the base model's pictures show "
+        "the class. For each method: the share of pictures without the class, over the attacks that work; for the base "
+        "model this is before erasure. A picture that is sampled from another picture without a prompt asks for "
+        "nothing, so no gate should steer it.",
+        table(attack_rows(result["attacks"], figures)),
+    ]) + "\n"  # fmt: skip
 
 
-def why(name: str, ways: list[str], it: dict) -> str:
-    """A line on a class in which ours is not above some other ways: the terms of each."""
+def comparison(name: str, methods: list[str], row: dict) -> str:
+    """A line on a class in which ours is not above these other methods: the terms of each."""
 
-    def terms(way: str) -> str:
-        return f"{it[way]['h0']:.3f} ({' / '.join(f'{it[way][m]:.3f}' for m in MEASURES[:3])})"
+    def terms(method: str) -> str:
+        return f"{row[method]['h0']:.3f} ({' / '.join(f'{row[method][measure]:.3f}' for measure in MEASURES[:3])})"
 
-    others = ", ".join(f"{NAMES[way]} {terms(way)}" for way in ways)
+    others = ", ".join(f"{LABELS[method]} {terms(method)}" for method in methods)
     return f"- {name}: UnGuidance {terms(OURS)} is not above {others} (Acc_e / Acc_s / Acc_g)."
 
 
-def attack_lines(under_attack: dict[str, dict], figures: dict) -> list[str]:
-    """The attacks by kind, as Markdown."""
-    every = [it for its in under_attack.values() for it in its.values()]
-    lines = [f"Attacks, {attacks.NUMBER} pictures each. One works if more than half of the base's pictures show the "
-             "class. By way: the share of pictures without it, over the attacks that work; the base's is before "
-             "erasure. A picture sampled on without words asks for nothing, and no gate should steer it.", "",
-             f"| attack | tried | work | base shows it | {' | '.join(NAMES[way] for way in WAYS)} | "
-             "gate's score | threshold | steered | paper's rule steers |", "|---" * (len(WAYS) + 8) + "|"]  # fmt: skip
-    said = ("score", "threshold", "steered", "paper_steers")
+def attack_rows(by_attack: dict[str, dict], figures: dict) -> list[dict]:
+    """The table of the attacks by kind, and of all that the figures count."""
+    table_rows = []
     for kind in attacks.KINDS:
-        its = [it for it in every if it["kind"] == kind]
-        working = [it for it in its if it["works"]]
-        cells = [kind, str(len(its)), str(len(working)), f"{mean(it['base_share'] for it in its):.3f}"]
-        if working:
-            cells += [f"{mean(it['erased'][way] for it in working):.3f}" for way in WAYS]
-            cells += [f"{mean(it[what] for it in working):.3f}" for what in said]
-        lines.append(f"| {' | '.join(cells + [''] * (len(WAYS) + 8 - len(cells)))} |")
-    cells = ["all but the last", str(figures["attacks"]), str(figures["attacks_working"]),
-             f"{figures['attack_base_share']:.3f}"]  # fmt: skip
-    cells += [f"{figures[f'attack_erased_{way}']:.3f}" if figures["attacks_working"] else "" for way in WAYS]
-    return [*lines, f"| {' | '.join(cells)} | | | | |"]
+        rows = [row for attacks_of in by_attack.values() for row in attacks_of.values() if row["kind"] == kind]
+        working = [row for row in rows if row["works"]]
+        cells: dict = {"attack": kind, "tried": len(rows), "work": len(working)}
+        cells |= {"base shows it": fmean(row["base_share"] for row in rows)}
+        for method, label in LABELS.items():
+            cells[label] = fmean(row["erased"][method] for row in working) if working else None
+        for head, key in GATE_COLUMNS.items():
+            cells[head] = fmean(row[key] for row in working) if working else None
+        table_rows.append(cells)
+    total = {"attack": "all but the last", "tried": figures["attacks"], "work": figures["attacks_working"]}
+    total |= {"base shows it": figures["attack_base_share"]}
+    return [*table_rows, total | {label: figures.get(f"attack_erased_{it}") for it, label in LABELS.items()}]

@@ -1,190 +1,75 @@
-"""What goes wrong, put to the proof: faults in every phase, load, files and words from strangers, LoRAs, fuzzing."""
+"""`bench reliability` runs the tests of what can go wrong, the slow ones as well, and counts what they tried."""
 
 from __future__ import annotations
 
 import json
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
-from dev.inprocess import start_scratch_host
+from dev import ROOT, browser
+from dev.bench import Bench, save
+from dev.bench.from_tests import recorded
+
+PAGE = ROOT / "docs" / "benchmark.md"
+BEGIN, END = "<!-- reliability -->\n", "<!-- end of reliability -->\n"
+CASES = {"faults": ("fault_cases", "fault_failures"), "untrusted_files": ("hostile_files", "hostile_failures"),
+         "fuzz": ("fuzz_runs", "fuzz_crashes")}  # fmt: skip
+"""What is made of the figures `cases` and `passed` of a part: a case that has not passed has failed or crashed."""
+LARGEST = {"memory_growth_ratio", "tensor_growth_ratio", "peak_mib_hostile", "slowest_hostile_seconds"}
+"""Figures of which the largest counts; others are added up."""
+ROWS = {
+    "fault x phase (interrupt, error, out of memory, end of the program, full disk, folder that cannot be written, "
+    "SIGKILL; training, probing, calibrating, sampling, importing, loading, saving)": ("fault_cases", "fault_failures"),
+    "hostile files and names (slowest {slowest_hostile_seconds:.1f} s, largest peak {peak_mib_hostile:.0f} MiB)": (
+        "hostile_files", "hostile_failures"),
+    "LoRAs of every kind that cannot act x gate x w x branch: pictures that come unsteered without an error": (
+        "unfit_cases", "silent_unsteered"),
+    "script in prompts, lists, presets, names and files, on both canvases of two front ends and in a sweep's report: "
+    "how often it ran": ("injections_tried", "injections_run"),
+    "fuzzing, {fuzz_minutes:.0f} minutes: changed LoRAs, imported LoRAs, concepts and prompt lists; runs that found "
+    "something": ("fuzz_inputs", "fuzz_crashes"),
+    "queued prompts of all kinds, two clients, {cancelled_prompts:.0f} of them cancelled, waiting or running; drifted "
+    "results": ("queued_prompts", "drifted_outputs"),
+}  # fmt: skip
 
 
-def measure(workers, each, path: Path, host: Path, parts: Sequence[str], minutes: float) -> dict:
-    """`figures`, and what each part found; `path` holds them, and those of parts that ran before, as they end."""
-    from dev.bench import report
-
-    kept = path.with_suffix(".json")
-    whole: dict = {"figures": {}}
-    for name in parts:
-        found = PARTS[name](workers, each, host, minutes)
-        if kept.is_file():  # read now: another run may have added to it meanwhile
-            whole = json.loads(kept.read_text(encoding="utf-8"))
-        whole["figures"] |= {figure: round(value, 4) for figure, value in found.pop("figures").items()}
-        whole[name] = found
-        report.write(path, whole, text(whole))
-    return whole
-
-
-def faults(workers, each, host: Path, minutes: float) -> dict:
-    """Every case of `faults.CASES`."""
-    from dev.reliability import faults
-
-    found = each(workers, "Faults", put_in, [(number, host) for number in range(len(faults.CASES))])
-    problems = {it["name"]: it["problems"] for it in found if it["problems"]}
-    return {"figures": {"fault_cases": len(found), "fault_failures": len(problems)}, "problems": problems}
-
-
-def put_in(number: int, host: Path) -> dict:
-    """A task for a worker: what is wrong after one of the faults."""
-    began = time.monotonic()
-    begin(host)
-    from dev.reliability import faults
-
-    case = faults.CASES[number]
-    try:
-        problems = faults.run(case)
-    except Exception as error:  # one case is no reason to know nothing of the others
-        problems = [f"{type(error).__name__}: {error}"]
-    return {"name": str(case), "problems": problems, "seconds": time.monotonic() - began}
-
-
-def begin(host: Path) -> None:
-    """A host in this process, on one thread."""
-    start_scratch_host(host)
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def load(workers, each, host: Path, minutes: float) -> dict:
-    """A queue of 200 prompts."""
-    (found,) = each(workers, "Load", queue_up, [(host,)])
-    return found
-
-
-def queue_up(host: Path) -> dict:
-    """A task for a worker: `load.measure` on new servers."""
-    begin(host)
-    from dev.reliability import load, serving
-    from dev.reliability.stage import stage
-
-    lora = stage().loras / stage().file
-
-    @contextmanager
-    def serve() -> Iterator[str]:
-        with tempfile.TemporaryDirectory() as folder, serving.server_of(host, Path(folder), lora) as server:
-            yield server.url
-
-    return load.measure(serve)
-
-
-def strangers(workers, each, host: Path, minutes: float) -> dict:
-    """Every case of `strangers.cases`."""
-    from dev.reliability import strangers
-
-    found = each(workers, "Strangers", open_one, [(number, host) for number in range(len(strangers.cases()))])
-    problems = {it["name"]: it["message"] for it in found if not it["ok"]}
-    return {
-        "figures": {
-            "hostile_files": len(found),
-            "hostile_failures": len(problems),
-            "peak_mib_hostile": max(it["peak_bytes"] for it in found) / 2**20,
-            "slowest_hostile_seconds": max(it["seconds"] for it in found),
-        },
-        "problems": problems,
-    }
-
-
-def open_one(number: int, host: Path) -> dict:
-    """A task for a worker: what became of a stranger's file."""
-    from dev.reliability import strangers
-
-    return asdict(strangers.run(strangers.cases()[number], host))
-
-
-def unsteered(workers, each, host: Path, minutes: float) -> dict:
-    """LoRAs of kinds that cannot act, by every way, w and side: whose picture comes unsteered without an error."""
-    found = each(workers, "Unsteered", draw_unfit, [(number, host) for number in range(PARALLEL)])
-    problems = {name: problem for it in found for name, problem in it["problems"].items()}
-    return {
-        "figures": {"unfit_cases": sum(it["cases"] for it in found), "silent_unsteered": len(problems)},
-        "problems": problems,
-    }
-
-
-def draw_unfit(number: int, host: Path) -> dict:
-    """A task for a worker: every so manieth case of `unfit.cases`."""
-    begin(host)
-    import torch
-
-    from dev.reliability import unfit
-    from dev.reliability.stage import stage
-
-    cases = [*unfit.cases(stage().model)][number::PARALLEL]
-    with torch.inference_mode():
-        problems = {case[0]: problem for case in cases if (problem := unfit.run(stage(), *case))}
-    return {"cases": len(cases), "problems": problems}
-
-
-def injections(workers, each, host: Path, minutes: float) -> dict:
-    """Script in every word that a stranger may write, in the page of a server and in reports."""
-    (found,) = each(workers, "Injections", inject, [(host,)])
-    return found
-
-
-def inject(host: Path) -> dict:
-    """A task for a worker: `injections.try_page` on both canvases, and `try_reports`."""
-    begin(host)
-    from dev import browser
-    from dev.environment import make_base
-    from dev.reliability import injections
-    from dev.reliability.stage import stage
-    from dev.server import HostServer
-
+def measure(bench: Bench) -> dict:
+    """The `figures` of all parts: those that ran now, and those of earlier runs. Writes them as each part ends."""
     browser.get()
-    if not browser.find():
-        return {"figures": {}, "problems": {"no browser": browser.ADVICE}}
-    found = injections.Found()
-    with tempfile.TemporaryDirectory() as folder:
-        base, reports = make_base(Path(folder) / "base"), Path(folder) / "reports"
-        reports.mkdir()
-        injections.fill(base, stage().loras / stage().file)
-        with HostServer(host, base) as server, browser.comfy_page(server.url) as comfy:
-            for nodes_2 in (False, True):
-                comfy.open(nodes_2=nodes_2)
-                found.add(injections.try_page(comfy))
-            found.add(injections.try_reports(comfy.page, reports, host))
-    return {"figures": found.figures(), "problems": {str(number): it for number, it in enumerate(found.ran)}}
+    path = bench.output / "reliability.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else {}
+    for part in bench.options.only:
+        figures |= combined(part, recorded(bench, [f"tests/test_{part}.py"])[part])
+        save("reliability", bench, {"figures": figures}, text)
+    if {name for names in ROWS.values() for name in names} <= figures.keys():
+        write_page(PAGE, figures)
+    return {"figures": figures}
 
 
-def fuzz(workers, each, host: Path, minutes: float) -> dict:
-    """Every parser for so many minutes."""
-    from dev.reliability import fuzz
-
-    found = each(workers, "Fuzzing", fuzz.fuzz, [(parser, minutes * 60, 0, host) for parser in fuzz.PARSERS])
-    counts = dict(zip(fuzz.PARSERS, found, strict=True))
-    crashes = sum(len(it["crashes"]) for it in counts.values())
-    return {"figures": {"fuzz_minutes": minutes * len(counts), "fuzz_crashes": crashes}, "parsers": counts}
-
-
-PARALLEL = 4  # tasks that the cases of `unfit` are dealt out to
-PARTS = {"faults": faults, "load": load, "strangers": strangers, "unsteered": unsteered, "injections": injections,
-         "fuzz": fuzz}  # fmt: skip
+def combined(part: str, rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The figures of a part's tests as one of each name."""
+    figures: dict[str, float] = defaultdict(int)
+    for row in rows:
+        for name, value in row.items():
+            figures[name] = max(figures[name], value) if name in LARGEST else figures[name] + value
+    if part in CASES:
+        cases, failures = CASES[part]
+        figures[cases] = figures.pop("cases")
+        figures[failures] = figures[cases] - figures.pop("passed", 0)
+    return dict(figures)
 
 
-def text(whole: dict) -> str:
+def text(result: dict) -> str:
     """The report as Markdown."""
-    lines = ["| figure | value |", "|---|---|", *(f"| `{name}` | {it:g} |" for name, it in whole["figures"].items())]
-    for part in ("faults", "strangers", "unsteered", "injections"):
-        for name, problem in whole.get(part, {}).get("problems", {}).items():
-            lines += ["", f"{part}, {name}: {problem}"]
-    for problem in whole.get("load", {}).get("findings", ()):
-        lines += ["", f"load, prompt {problem}"]
-    for parser, found in whole.get("fuzz", {}).get("parsers", {}).items():
-        lines += ["", f"{parser}: {found['tried']} inputs, {found['refused']} refused, {found['accepted']} accepted, "
-                      f"{len(found['crashes'])} crashes"]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    lines = ["| figure | value |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {value:g} |" for name, value in result["figures"].items())]) + "\n"
+
+
+def write_page(page: Path, figures: dict[str, float]) -> None:
+    """Puts the table into a page, between its marks."""
+    lines = ["| | tried | not as promised |", "|---|---|---|"]
+    lines += [f"| {words.format(**figures)} | {figures[tried]:,.0f} | {figures[wrong]:.0f} |"
+              for words, (tried, wrong) in ROWS.items()]  # fmt: skip
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{END}{rest.split(END)[1]}", encoding="utf-8")

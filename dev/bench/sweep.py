@@ -1,4 +1,4 @@
-"""Whether a sweep loses nothing: thousands of rows, killed and resumed; and what more workers bring."""
+"""`bench sweep`: whether a sweep of thousands of rows loses any when it is killed, and what more workers bring."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from dev.environment import ROOT
-from dev.stages import DevError, say
+from dev import ROOT
+from dev.bench import Bench
+from dev.bench.report import figures_table, table
+from dev.console import DevError, say
 
 ROWS = 4703  # I2P's
 KILLS = 3
@@ -27,37 +29,37 @@ WORKERS = (1, 2, 4)
 LISTED = ROOT / "prompts" / "lists" / "everyday.csv"
 
 
-def measure(folder: Path, host: Path, rows: int = ROWS, short: int = SHORT) -> dict:
-    """`figures`, and the `rates` by number of workers, everything in `folder`."""
+def measure(bench: Bench, rows: int = ROWS, short: int = SHORT) -> dict:
+    """`figures`, and the `rates` by number of workers; writes everything that the sweeps draw below `sweep`."""
+    folder, host = bench.output / "sweep", bench.options.host
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    whole = list_of(rows, folder / "whole.csv")
-    killed = kill_and_resume(Sweep(host, whole, folder / "killed", "--steps", "1", "--no-judge"), rows)
+    killed = SweepProcess(host, list_of(rows, folder / "whole.csv"), folder / "killed", "--steps", "1", "--no-judge")
+    figures = kill_and_resume(killed, rows)
     few = list_of(short, folder / "short.csv")
-    alone = Sweep(host, few, folder / "alone")
-    rates = {"in this process": alone.rate(short)}
-    same = True
+    alone = SweepProcess(host, few, folder / "alone")
+    rates, same = {"in this process": alone.rate(short)}, True
     for number in WORKERS:
-        crew = Sweep(host, few, folder / f"workers-{number}", "--workers", str(number))
-        rates[f"{number} workers"] = crew.rate(short)
-        same = same and identical(alone.output, crew.output)
-    bereft = Sweep(host, few, folder / "bereft", "--workers", "2")
+        sweep = SweepProcess(host, few, folder / f"workers-{number}", "--workers", str(number))
+        rates[f"{number} workers"] = sweep.rate(short)
+        same = same and identical(alone.output, sweep.output)
+    bereft = SweepProcess(host, few, folder / "bereft", "--workers", "2")
     bereft.start()
     bereft.wait_for(short // 4)
-    kill_an_artist(bereft.process.pid)
+    kill_a_worker(bereft.process.pid)
     bereft.finish()
     same = same and identical(alone.output, bereft.output)
     figures = {
         "rows_per_second_1": rates["1 workers"],
         "rows_per_second_2": rates["2 workers"],
         "identical_results": int(same),
-        **killed,
+        **figures,
     }
     return {"figures": figures, "rates": rates}
 
 
 def list_of(rows: int, path: Path) -> Path:
-    """The shipped list over and over, with other seeds."""
+    """Write the shipped list, repeated to so many rows, each with another seed."""
     with LISTED.open(encoding="utf-8", newline="") as file:
         listed = list(csv.DictReader(file))
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -68,61 +70,62 @@ def list_of(rows: int, path: Path) -> Path:
     return path
 
 
-class Sweep:
-    """A `python dev sweep` of the base model, as a process."""
+class SweepProcess:
+    """A `python dev sweep`, by default of the base model."""
 
-    def __init__(self, host: Path, rows: Path, output: Path, *more: str):
+    def __init__(self, host: Path, rows: Path, output: Path, *options: str):
         self.output = output
         self._command = [sys.executable, str(ROOT / "dev"), "sweep", str(rows), "--output", str(output),
-                         "--modes", "base", "--host", str(host), *more]  # fmt: skip
+                         "--modes", "base", "--host", str(host), *options]  # fmt: skip
 
     def start(self) -> None:
-        """Begin, or go on."""
+        """Begin, or resume."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
+    def kill(self) -> None:
+        """End the process as a power failure would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
     def drawn(self) -> int:
-        """Pictures that are there."""
+        """The number of pictures that are there."""
         return sum(1 for _ in (self.output / "pictures" / "base").glob("*.png"))
 
     def wait_for(self, number: int) -> None:
-        """Until so many are there."""
+        """Wait until so many pictures are there. Raises DevError if the process ends before."""
         while self.drawn() < number:
             if self.process.poll() is not None:
-                raise DevError(
-                    f"the sweep ended after {self.drawn()} of {number} pictures: {self.process.stdout.read()}"
-                )
+                printed = self.process.stdout.read()
+                raise DevError(f"the sweep ended after {self.drawn()} of {number} pictures: {printed}")
             time.sleep(0.1)
 
-    def finish(self) -> str:
-        """Its last words."""
-        said = self.process.communicate()[0]
+    def finish(self) -> None:
+        """Wait for the end. Raises DevError if the sweep fails."""
+        printed = self.process.communicate()[0]
         if self.process.returncode:
-            raise DevError(f"the sweep failed: {said}")
-        return said
+            raise DevError(f"the sweep failed: {printed}")
 
     def rate(self, rows: int) -> float:
-        """Rows a second between the second picture and the last but one: without the start."""
+        """Rows a second between the second picture and the last but one, which leaves out the start."""
         self.start()
         self.wait_for(2)
         began, first = time.monotonic(), self.drawn()
         self.wait_for(rows - 1)
-        found = (self.drawn() - first) / (time.monotonic() - began)
+        rate = (self.drawn() - first) / (time.monotonic() - began)
         self.finish()
-        return found
+        return rate
 
 
-def kill_and_resume(sweep: Sweep, rows: int) -> dict:
-    """Kill it at random, go on, and count at the end; how long it took to begin, and how its memory grew."""
-    chance = random.Random(0)
-    began = time.monotonic()
+def kill_and_resume(sweep: SweepProcess, rows: int) -> dict:
+    """Kill the sweep at random and resume it, KILLS times: rows lost or doubled, seconds to begin, memory growth."""
+    chance, began = random.Random(0), time.monotonic()
     sweep.start()
     sweep.wait_for(1)
     start = time.monotonic() - began
-    for at in sorted(chance.randrange(rows // 20, rows // 2) for _ in range(KILLS)):
-        sweep.wait_for(at)
+    for number in sorted(chance.randrange(rows // 20, rows // 2) for _ in range(KILLS)):
+        sweep.wait_for(number)
         time.sleep(chance.random() * 0.2)
-        sweep.process.send_signal(signal.SIGKILL)
-        sweep.process.wait()
+        sweep.kill()
         say(f"killed at {sweep.drawn()} of {rows}")
         sweep.start()
     sweep.wait_for(min(rows, sweep.drawn() + rows // 20))
@@ -131,44 +134,36 @@ def kill_and_resume(sweep: Sweep, rows: int) -> dict:
     sweep.wait_for(rows - 1)
     late = memory.memory_info().rss if sweep.process.poll() is None else early
     sweep.finish()
-    with sqlite3.connect(sweep.output / "sweep.sqlite3") as base:
-        numbers = [number for (number,) in base.execute("SELECT number FROM drawn")]
+    with sqlite3.connect(sweep.output / "sweep.sqlite3") as database:
+        numbers = [number for (number,) in database.execute("SELECT number FROM drawn")]
     with (sweep.output / "report.csv").open(encoding="utf-8") as file:
         reported = [int(line["number"]) for line in csv.DictReader(file)]
-    pictures = sweep.drawn()
     return {
         "seconds_to_first_picture": start,
         "memory_growth_mib": (late - early) / 2**20,
-        "rows_lost": len(set(range(rows)) - set(numbers)) + rows - pictures,
+        "rows_lost": len(set(range(rows)) - set(numbers)) + rows - sweep.drawn(),
         "rows_twice": len(numbers) - len(set(numbers)) + len(reported) - len(set(reported)),
     }
 
 
-def kill_an_artist(pid: int) -> None:
-    """One of a sweep's Ray actors."""
-    for it in psutil.process_iter(["name", "cmdline"]):
-        if any("_Actor" in part for part in it.info["cmdline"] or ()):
-            it.kill()
+def kill_a_worker(pid: int) -> None:
+    """Kill one of the Ray actors on this machine. Raises DevError if the sweep `pid` has none."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any("RenderWorker" in part for part in process.info["cmdline"] or ()):
+            process.kill()
             return
     raise DevError(f"the sweep {pid} has no Ray actor to kill.")
 
 
-def identical(one: Path, other: Path) -> bool:
-    """Whether two sweeps have the same pictures, bit for bit, and the same lines."""
-    names = sorted(path.relative_to(one) for path in (one / "pictures").rglob("*.png"))
-    match, *rest = filecmp.cmpfiles(one, other, names, shallow=False)
-    lines = [json.loads((it / "report.json").read_text(encoding="utf-8"))["summary"] for it in (one, other)]
-    return not any(rest) and len(match) == len(names) and lines[0] == lines[1]
+def identical(expected: Path, actual: Path) -> bool:
+    """Whether two sweeps have the same pictures, bit for bit, and the same summary."""
+    names = sorted(path.relative_to(expected) for path in (expected / "pictures").rglob("*.png"))
+    match, mismatch, errors = filecmp.cmpfiles(expected, actual, names, shallow=False)
+    reports = [json.loads((it / "report.json").read_text(encoding="utf-8")) for it in (expected, actual)]
+    return not (mismatch or errors) and len(match) == len(names) and reports[0]["summary"] == reports[1]["summary"]
 
 
-def text(whole: dict) -> str:
+def text(result: dict) -> str:
     """The report as Markdown."""
-    lines = ["| figure | value |", "|---|---|"]
-    lines += [f"| `{name}` | {value:.3g} |" for name, value in whole["figures"].items()]
-    lines += [
-        "",
-        "| | rows a second |",
-        "|---|---|",
-        *(f"| {name} | {it:.2f} |" for name, it in whole["rates"].items()),
-    ]
-    return "\n".join(lines) + "\n"
+    rates = [{"": name, "rows a second": f"{rate:.2f}"} for name, rate in result["rates"].items()]
+    return f"{figures_table(result['figures'], '.3g')}\n\n{table(rates)}\n"

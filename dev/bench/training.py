@@ -1,33 +1,37 @@
-"""What training costs and achieves, by profile: default, the paper's, and the default less one thing at a time."""
+"""`bench training`: what training costs and achieves, by our preset, the paper's, and ours with one thing changed."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from PIL import Image
+from unguide.demo_model.judges import JudgePair
+from unguide.unguide_ops import host
+from unguide.unguide_ops.files import lora_file
+from unguide.unguide_ops.training import config
+from unguide.unguide_ops.training.trainer import train
 
-from dev.bench import forgetting, memory
-from dev.bench.model import Pictures, mean
-from dev.bench.studio import SIZE, draw_base, photo, studio
-from dev.judge import Panel
+from dev.bench import Bench, memory
+from dev.bench.demo_session import SIZE, demo_session
+from dev.bench.forgetting import GATE_STEPS, GATED, MEASURES, RIGHT, accuracies_by_method, forget, gate_aucs
+from dev.bench.report import Pictures, as_floats, figures_table, grid, table
+from dev.bench.words import drawn_prompts, grid_prompts
 
-NUMBER = 8  # pictures a prompt
-WAYS = ("lora", "w_minus_1")
+NUMBER = 8  # pictures per prompt
 DEFAULT, PAPER = "default", "paper"
 PROFILES: dict[str, tuple[str, dict]] = {
     DEFAULT: ("object", {}),
     PAPER: ("object, as in the paper", {}),
 }
+RANDOM = {"initialisation": "random", "learning_rate": 3e-4}
 ABLATION: dict[str, tuple[str, dict]] = {
     "no retain term": ("object", {"retain_weight": 0.0}),
-    "random directions": ("object", {"initialisation": "random", "learning_rate": 3e-4}),
-    "random directions, no retain term": (
-        "object", {"initialisation": "random", "learning_rate": 3e-4, "retain_weight": 0.0},
-    ),
+    "random directions": ("object", RANDOM),
+    "random directions, no retain term": ("object", {**RANDOM, "retain_weight": 0.0}),
     "target alone, no synonyms": ("object", {"train_synonyms": False}),
     "a trajectory each iteration": ("object", {"reuse": 1}),
     "negative guidance 2, the paper's": ("object", {"negative_guidance": 2.0}),
@@ -37,145 +41,123 @@ ABLATION: dict[str, tuple[str, dict]] = {
     "SGD, 4.0": ("object", {"optimizer": "SGD", "learning_rate": 4.0}),
     "all but cross-attention": ("nudity", {}),
     "paper, learning rate 3e-4": ("object, as in the paper", {"learning_rate": 3e-4}),
-}  # fmt: skip
+}
 ABLATION_CLASSES = ("cat", "truck")
-MEASURES = ("acc_e", "acc_s", "acc_g", "acc_u", "h0")
 
 
-def measure(
-    workers: ProcessPoolExecutor, each, folder: Path, words: dict, classes: list[str], ablation: list[str]
-) -> dict:
-    """Everything: `figures`, `profiles` (profile -> class -> what was measured), and the `grid`."""
-    panel = Panel()
-    parts = [forgetting.prompts_of(words, name) for name in dict.fromkeys([*classes, *ablation])]
-    prompts = list(dict.fromkeys(p for its in parts for part in (*forgetting.TOUCHED, "others") for p in its[part]))
-    drawn = each(workers, "Drawing", draw_base, [(folder, prompt) for prompt in prompts])
-    base = {p: torch.from_numpy(them[:NUMBER]).float() / 255 for p, them in zip(prompts, drawn, strict=True)}
-    cases = [(profile, name) for profile in PROFILES for name in classes]
+def measure(bench: Bench) -> dict:
+    """`figures` and `profiles` (profile -> class -> what was measured); writes training.png."""
+    ablation = ABLATION_CLASSES if bench.options.ablation is None else bench.options.ablation
+    prompts = drawn_prompts(dict.fromkeys([*bench.classes, *ablation]))
+    base = {prompt: drawn[:NUMBER] for prompt, drawn in bench.base_pictures(prompts).items()}
+    cases = [(profile, name) for profile in PROFILES for name in bench.classes]
     cases += [(profile, name) for profile in ABLATION for name in ablation]
-    tasks = [(folder, words, name, *{**PROFILES, **ABLATION}[profile], WAYS, NUMBER) for profile, name in cases]
-    results = dict(zip(cases, each(workers, "Training", forgetting.forget, tasks), strict=True))
-    profiles: dict[str, dict] = {}
+    tasks = [(bench.folder, name, *{**PROFILES, **ABLATION}[profile], ("lora", "w_minus_1"), NUMBER)
+             for profile, name in cases]  # fmt: skip
+    results = dict(zip(cases, bench.each("Training", forget, tasks), strict=True))
+    judges, profiles = JudgePair(), {}
     for (profile, name), result in results.items():
-        ways = forgetting.accuracies(words, name, result, base, panel)
+        methods = accuracies_by_method(name, result, base, judges)
         profiles.setdefault(profile, {})[name] = {
             **result["report"],
-            "lora": ways["lora"],
-            "unguidance": ways[forgetting.GATED],
-            "right gate": ways[forgetting.RIGHT],
-            "gate_auc": forgetting.gate_aucs(words, name, result),
+            "lora": methods["lora"],
+            "unguidance": methods[GATED],
+            "right gate": methods[RIGHT],
+            "gate_auc": gate_aucs(name, result),
         }
-    (once,) = each(workers, "Reproducing", reproduce, [(folder,)])
-    return {
-        "figures": {**figures(profiles), **once, **ratios(memory.measure(memory.TRAINING))},
-        "profiles": profiles,
-        "grid": grid(words, results, base, classes),
-    }
+    (once,) = bench.each("Reproducing", reproduce, [(bench.folder,)])
+    peaks = memory.measure(memory.TRAINING)
+    inference, training, checkpointing = (peaks[case] for case in memory.TRAINING)
+    ratios = {"memory_ratio": training / inference, "memory_ratio_checkpointing": checkpointing / inference}
+    training_grid(bench.classes, results, base).save(bench.output / "training.png")
+    return {"figures": {**figures(profiles), **once, **ratios}, "profiles": profiles}
 
 
 def figures(profiles: dict[str, dict]) -> dict[str, float]:
     """The headline figures: means over the classes of both profiles."""
-    found = {}
+    means = {}
     for profile in PROFILES:
-        its = list(profiles[profile].values())
-        found |= {
-            f"evaluations_{profile}": mean(it["evaluations"] for it in its),
-            f"h0_{profile}": mean(it["unguidance"]["h0"] for it in its),
-            f"h0_right_gate_{profile}": mean(it["right gate"]["h0"] for it in its),
-            f"gate_auc_{profile}": max(best_statistics(its).values()),
+        rows = list(profiles[profile].values())
+        means |= {
+            f"evaluations_{profile}": fmean(it["evaluations"] for it in rows),
+            f"h0_{profile}": fmean(it["unguidance"]["h0"] for it in rows),
+            f"h0_right_gate_{profile}": fmean(it["right gate"]["h0"] for it in rows),
+            f"gate_auc_{profile}": max(best_aucs(rows).values()),
         }
-        found |= {f"{measure}_lora_{profile}": mean(it["lora"][measure] for it in its) for measure in MEASURES}
-    found["seconds_per_concept"] = mean(it["seconds"] for it in profiles[DEFAULT].values())
-    return found
+        means |= {f"{measure}_lora_{profile}": fmean(it["lora"][measure] for it in rows) for measure in MEASURES}
+    return means | {"seconds_per_concept": fmean(it["seconds"] for it in profiles[DEFAULT].values())}
 
 
-def best_statistics(its: list[dict]) -> dict[str, float]:
+def best_aucs(rows: list[dict]) -> dict[str, float]:
     """Each statistic's mean AUC over the classes, at the best of the early steps."""
     return {
-        statistic: max(mean(it["gate_auc"][statistic][step] for it in its) for step in steps)
-        for statistic, steps in its[0]["gate_auc"].items()
+        statistic: max(fmean(it["gate_auc"][statistic][step] for it in rows) for step in steps)
+        for statistic, steps in rows[0]["gate_auc"].items()
     }
 
 
-def ratios(peaks: dict[str, float]) -> dict[str, float]:
-    """Peak memory of training on a full-size Stable Diffusion 1.5, over that of plain inference."""
-    plain, kept, checkpointed = (peaks[case] for case in memory.TRAINING)
-    return {"memory_ratio": kept / plain, "memory_ratio_checkpointing": checkpointed / plain}
+class PreviewTimer(host.ProgressReporter):
+    """Measures the seconds from its creation to the first preview."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.began, self.seconds = time.monotonic(), 0.0
+
+    def show(self, *args) -> None:
+        """Show a preview."""
+        super().show(*args)
+        self.seconds = self.seconds or time.monotonic() - self.began
 
 
 def reproduce(folder: Path) -> dict[str, float]:
-    """A task for a worker: seconds to the first preview, and whether the same seed gives the same file."""
-    it = studio(folder)
-    from unguide.unguide_ops import files, host, settings
-    from unguide.unguide_ops.concept import EncodedConcept, concept_from
-    from unguide.unguide_ops.training import train
-
-    class Timed(host.Watch):
-        """Notes when the first preview is shown."""
-
-        def show(self, *args) -> None:
-            super().show(*args)
-            seen.append(time.monotonic() - began)
-
-    seen: list[float] = []
-    contents = []
-    with torch.inference_mode(), tempfile.TemporaryDirectory() as place:
-        encoded = EncodedConcept.of(concept_from("cat", "", "", "", ""), lambda prompt: host.encode(it.clip, prompt))
+    """A worker's task: seconds to the first preview, and whether the same seed gives the same file."""
+    session, settings = demo_session(folder), config.preset("object", width=SIZE, height=SIZE)
+    contents, seconds = [], []
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as scratch:
+        concept, path = session.concept("cat"), Path(scratch, "it.safetensors")
         for _ in range(2):
-            began = time.monotonic()
-            trained = train(it.model, encoded, settings.preset("object", width=SIZE, height=SIZE), watch=Timed(10))
-            files.save_lora(Path(place, "it.safetensors"), trained.lora)
-            contents.append(Path(place, "it.safetensors").read_bytes())
-    return {"first_preview_seconds": seen[0], "same_seed_same_file": int(contents[0] == contents[1])}
+            progress = PreviewTimer(10)
+            lora_file.save_lora(path, train(session.model, concept, settings, progress=progress).lora)
+            contents.append(path.read_bytes())
+            seconds.append(progress.seconds)
+    return {"first_preview_seconds": seconds[0], "same_seed_same_file": int(contents[0] == contents[1])}
 
 
-def grid(words: dict, results: dict, base: Pictures, classes: list[str]) -> Image.Image:
-    """Rows classes; columns base, LoRA alone, UnGuidance: the target twice, a synonym, and two other classes."""
-    from unguide_ops.figures import comparison_grid
+def training_grid(classes: list[str], results: dict, base: Pictures) -> Image.Image:
+    """Rows: the classes. Columns: base model, LoRA alone, UnGuidance."""
 
-    def cells(name: str) -> torch.Tensor:
-        result = results[DEFAULT, name]
-        others = [other for other in words["classes"] if other != name][:2]
-        shown = [(photo(name), 0), (photo(name), 1), (photo(words["classes"][name]["seen"][1]), 0)]
-        shown += [(photo(other), 0) for other in others]
-        erased = result["erased"][forgetting.GATED]
+    def cell(name: str, column: str) -> list[torch.Tensor]:
+        result, pictures = results[DEFAULT, name], []
+        for prompt, index in grid_prompts(name):
+            gated = "w_minus_1" if prompt in result["erased"][GATED] else "base"
+            method = gated if column == GATED else column
+            drawn = base[prompt] if method == "base" else as_floats(result["pictures"][method][prompt])
+            pictures.append(drawn[index])
+        return pictures
 
-        def picture(way: str, prompt: str, index: int) -> torch.Tensor:
-            if way == "gated":
-                way = "w_minus_1" if prompt in erased else "base"
-            them = base[prompt] if way == "base" else torch.from_numpy(result["pictures"][way][prompt]).float() / 255
-            return them[index].movedim(0, -1)
-
-        return torch.stack([torch.stack([picture(way, *it) for it in shown]) for way in ("base", "lora", "gated")])
-
-    titles = ["base", "LoRA alone", "UnGuidance"]
-    picture = comparison_grid(classes, titles, torch.stack([cells(name) for name in classes]), "")
-    return Image.fromarray((picture[0] * 255).round().byte().numpy())
+    columns = {"base": "base", "lora": "LoRA alone", GATED: "UnGuidance"}
+    return grid(classes, list(columns.values()), [[cell(name, column) for column in columns] for name in classes])
 
 
-def text(whole: dict) -> str:
+def text(result: dict) -> str:
     """The report as Markdown."""
-    lines = ["| figure | value |", "|---|---|"]
-    lines += [f"| {name} | {value:.3f} |" for name, value in whole["figures"].items()]
-    ways = "e / s / g / u"
-    columns = ("profile", "classes", "evaluations", "seconds", f"LoRA alone: {ways}", "H0", f"UnGuidance: {ways}", "H0",
-               "AUC, best gate statistic")  # fmt: skip
-    lines += ["", "Means over the classes. e / s / g / u: Acc_e, Acc_s, Acc_g, and the class under words never seen.",
-              "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]  # fmt: skip
-    for profile, by_class in whole["profiles"].items():
-        its = list(by_class.values())
-        aucs = best_statistics(its)
-        best = max(aucs, key=aucs.__getitem__)
-        cells = [profile, str(len(its)), f"{mean(it['evaluations'] for it in its):.0f}",
-                 f"{mean(it['seconds'] for it in its):.1f}"]  # fmt: skip
-        for way in ("lora", "unguidance"):
-            cells.append(" / ".join(f"{mean(it[way][measure] for it in its):.2f}" for measure in MEASURES[:-1]))
-            cells.append(f"{mean(it[way]['h0'] for it in its):.3f}")
-        cells.append(f"{aucs[best]:.3f}, {best}")
-        lines.append(f"| {' | '.join(cells)} |")
-    statistics = {profile: best_statistics(list(whole["profiles"][profile].values())) for profile in PROFILES}
-    lines += ["", f"AUC of each statistic, one seed, at the best of the first {max(forgetting.GATE_STEPS)} steps:", "",
-              "| statistic | " + " | ".join(PROFILES) + " |", "|---" * (len(PROFILES) + 1) + "|"]  # fmt: skip
-    for statistic in statistics[DEFAULT]:
-        lines.append(f"| {statistic} | " + " | ".join(f"{statistics[p][statistic]:.3f}" for p in PROFILES) + " |")
-    return "\n".join(lines) + "\n"
+    rows, best = [], {profile: best_aucs(list(it.values())) for profile, it in result["profiles"].items()}
+    for profile, by_class in result["profiles"].items():
+        row = {
+            "profile": profile,
+            "classes": len(by_class),
+            "model calls": f"{fmean(it['evaluations'] for it in by_class.values()):.0f}",
+            "seconds": f"{fmean(it['seconds'] for it in by_class.values()):.1f}",
+        }
+        for label, method in (("LoRA alone", "lora"), ("UnGuidance", "unguidance")):
+            *means, h0 = (fmean(it[method][measure] for it in by_class.values()) for measure in MEASURES)
+            row |= {f"{label}: e / s / g / u": " / ".join(f"{mean:.2f}" for mean in means), f"{label}: H0": h0}
+        statistic = max(best[profile], key=best[profile].__getitem__)
+        rows.append({**row, "AUC, best gate statistic": f"{best[profile][statistic]:.3f}, {statistic}"})
+    return "\n\n".join([
+        figures_table(result["figures"]),
+        "Means over the classes. e / s / g / u: Acc_e, Acc_s, Acc_g, and the class under words never seen.",
+        table(rows),
+        f"AUC of each statistic, one seed, at the best of the first {max(GATE_STEPS)} steps:",
+        table([{"statistic": it, **{profile: best[profile][it] for profile in PROFILES}} for it in best[DEFAULT]]),
+    ]) + "\n"  # fmt: skip

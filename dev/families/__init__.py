@@ -1,1 +1,1 @@
-"""The model families, each as a tiny model of the host's own classes: for tests and `python dev bench families`."""
+"""The model families as models of random weights, of the host's own classes: for tests and benchmarks."""

@@ -1,10 +1,14 @@
-"""Models as files: random weights in the layout of published ones, by which the host's own loaders know the family."""
+"""Models of random weights as files, in the layout of published ones, by which the host's loaders detect the family."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import comfy.sd1_clip
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.taesd.taesd import TAESD
+from safetensors.torch import save_file
 
 from dev.environment import HOME
 from dev.families.full import SD15
@@ -15,31 +19,30 @@ DEMO_TEXT = 192  # width of the embedded model's prompts
 SD1_TEXT, WAN_TEXT = 768, 4096
 SD1_VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
            "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
-
-
-def sd1(levels: int, **blocks) -> dict:
-    """A Stable Diffusion 1 UNet of the published width, by which it is known, and as many levels."""
-    return {**unet(1, 1, SD1_TEXT), "model_channels": 320, "channel_mult": [1, 2, 4, 4][:levels], **blocks}
-
+SD1 = {**unet(1, 1, SD1_TEXT), "model_channels": 320, "channel_mult": [1], "num_res_blocks": [1],
+       "transformer_depth": [1], "transformer_depth_output": [1, 1]}  # fmt: skip
+"""A Stable Diffusion 1 UNet of a single level and the published width, by which it is detected."""
 
 SMALL_FILES = (
-    RandomModel("SD 1.x", "SD15", sd1(1, num_res_blocks=[1], transformer_depth=[1], transformer_depth_output=[1, 1]),
-         width=SD1_TEXT),
+    RandomModel("SD 1.x", "SD15", SD1, width=SD1_TEXT),
     RandomModel("SD3", "SD3", sd3(width=DEMO_TEXT, qkv_bias=True), width=DEMO_TEXT, extras=pooled(DEMO_TEXT)),
     RandomModel("Wan 2.1", "WAN21_T2V", {"image_model": "wan2.1", "model_type": "t2v", "dim": 128, "ffn_dim": 128,
                                   "num_heads": 1, "num_layers": 2}, width=WAN_TEXT),
 )  # fmt: skip
-"""Those families that the host knows at any depth, or any width, by the shapes in the file alone."""
+"""The families that the host detects at any depth, or any width, by the shapes in the file alone."""
 
 
-def save_diffusion_model(tiny: RandomModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """A file for the host's UNETLoader."""
-    _write({name: it.to(dtype) for name, it in tiny.model().model.diffusion_model.state_dict().items()}, path)
+def save_diffusion_model(random_model: RandomModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a file for the host's UNETLoader."""
+    weights = random_model.model().model.diffusion_model.state_dict()
+    _write({name: weight.to(dtype) for name, weight in weights.items()}, path)
 
 
-def save_checkpoint(it: RandomModel, path: Path, dtype: torch.dtype = torch.float32, text=None, vae=None) -> None:
-    """A file for the host's CheckpointLoaderSimple, with the weights of a text encoder and a VAE if given."""
-    model = it.model(dtype).model
+def save_checkpoint(
+    random_model: RandomModel, path: Path, dtype: torch.dtype = torch.float32, text=None, vae=None
+) -> None:
+    """Write a file for the host's CheckpointLoaderSimple, with the weights of a text encoder and a VAE if given."""
+    model = random_model.model(dtype).model
     config = model.model_config
     tensors = config.process_unet_state_dict_for_saving(model.diffusion_model.state_dict())
     if text is not None:
@@ -50,9 +53,7 @@ def save_checkpoint(it: RandomModel, path: Path, dtype: torch.dtype = torch.floa
 
 
 def save_vae(path: Path, channels: int) -> None:
-    """A file for the host's VAELoader: a TAESD for latents of so many channels."""
-    from comfy.taesd.taesd import TAESD
-
+    """Write a file for the host's VAELoader: a TAESD for latents of so many channels."""
     vae = TAESD(latent_channels=channels)
     fill(vae, SEED)
     _write(vae.state_dict(), path)
@@ -61,11 +62,8 @@ def save_vae(path: Path, channels: int) -> None:
 def sd15_checkpoint() -> Path:
     """The file of a whole Stable Diffusion 1.5, for CheckpointLoaderSimple: UNet, VAE and CLIP-L in fp16, 2 GB.
 
-    Made when it is asked for first, in some twenty seconds, and kept in `.dev`.
+    It is made at the first call, in some twenty seconds, and kept in `.dev`.
     """
-    import comfy.sd1_clip
-    from comfy.ldm.models.autoencoder import AutoencoderKL
-
     path = HOME / "checkpoints" / f"sd15-random-{SEED}.safetensors"
     if not path.exists():
         parts = comfy.sd1_clip.SD1ClipModel(), AutoencoderKL(ddconfig=SD1_VAE, embed_dim=4)
@@ -78,9 +76,7 @@ def sd15_checkpoint() -> Path:
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """All of it or nothing."""
-    from safetensors.torch import save_file
-
+    """Write a whole file or none."""
     part = path.with_suffix(".part")
-    save_file({name: it.contiguous() for name, it in tensors.items()}, part)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
     part.replace(path)

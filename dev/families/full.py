@@ -1,4 +1,4 @@
-"""Models of random weights in the size that people use: for time and memory, not for pictures."""
+"""Models of random weights in the size in use, to measure time and memory, not pictures."""
 
 from __future__ import annotations
 

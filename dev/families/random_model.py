@@ -12,18 +12,19 @@ WIDTH = 32  # of the text, unless the family's code has a width of its own
 SEED = 0
 
 Extras = Callable[[Callable[..., torch.Tensor]], dict]
+"""(random tensor of a shape) -> what a prompt carries beside its tokens."""
 
 
 @dataclass(frozen=True)
 class RandomModel:
-    """One model: a class of the host's `supported_models` and its settings, and what a prompt of it is made of."""
+    """A class of the host's `supported_models`, its settings, and what a prompt of it is made of."""
 
     name: str
     config: str
     settings: dict
     width: int = WIDTH
     tokens: int = 7
-    varies: bool = False  # the number of tokens with the text, as with language models for text encoders
+    varies: bool = False  # whether the number of tokens depends on the text, as with language models
     extras: Extras = field(default=lambda normal: {})
     v_prediction: bool = False
     learning_rate: float = 4e-3  # lower for the random models to which all prompts are nearly the same
@@ -45,7 +46,7 @@ class RandomModel:
     ):  # fmt: skip
         """The host's MODEL, its weights in `dtype`; it computes in `cast`, if given.
 
-        They are drawn on the CPU unless `made_on` names a quicker device, which draws others; then they lie in main
+        The weights are drawn on the CPU, or on `made_on`, which may be quicker and draws others; then they lie in main
         memory, as a loader leaves them.
         """
         import comfy.model_management
@@ -53,10 +54,10 @@ class RandomModel:
         import comfy.supported_models
 
         settings = {**self.settings, **newer_settings(self.settings), "dtype": dtype}
-        made = getattr(comfy.supported_models, self.config)(settings)
-        made.set_inference_dtype(dtype, cast)
+        config = getattr(comfy.supported_models, self.config)(settings)
+        config.set_inference_dtype(dtype, cast)
         hint = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.arange(9.0)} if self.v_prediction else {}
-        model = made.get_model(hint, "", device=made_on).eval()
+        model = config.get_model(hint, "", device=made_on).eval()
         fill(model.diffusion_model, seed)
         model.requires_grad_(False)
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
@@ -64,7 +65,7 @@ class RandomModel:
 
 
 def newer_settings(settings: dict) -> dict:
-    """What later hosts want to know of a Flux or a Chroma, and find out by themselves from a real checkpoint."""
+    """Settings that newer hosts need for a Flux or a Chroma; from a real checkpoint they detect them."""
     from comfy.ldm.flux.model import FluxParams
 
     kind = settings.get("image_model")
@@ -75,20 +76,20 @@ def newer_settings(settings: dict) -> dict:
 
 @torch.no_grad()
 def fill(model: torch.nn.Module, seed: int) -> None:
-    """Random weights as large as training leaves them: the host's own layers begin with whatever memory held.
+    """Fill the model with random weights as large as training leaves them; the host does not initialise its layers.
 
-    Drawn on the device where they lie; each device draws other ones from a seed.
+    They are drawn on the device where they lie; each device draws others from the same seed.
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    for name, it in model.state_dict().items():
-        normal = torch.randn(it.shape, generator=generator, device=device)
-        if it.ndim > 1:
-            it.copy_(normal / it[0].numel() ** 0.5)
+    for name, weight in model.state_dict().items():
+        normal = torch.randn(weight.shape, generator=generator, device=device)
+        if weight.ndim > 1:
+            weight.copy_(normal / weight[0].numel() ** 0.5)
         else:
-            it.copy_((1.0 if "norm" in name and "bias" not in name else 0.0) + 0.1 * normal)
+            weight.copy_((1.0 if "norm" in name and "bias" not in name else 0.0) + 0.1 * normal)
 
 
 def pooled(width: int) -> Extras:
-    """A prompt's second vector."""
+    """The Extras of a prompt with a pooled vector of this width."""
     return lambda normal: {"pooled_output": normal(1, width)}

@@ -1,4 +1,4 @@
-"""A tiny model of every family, with random weights. Those of the size that people use are in `full`."""
+"""TINY: a model of every family, tiny, with random weights, for tests. Models of the size in use are in `full`."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import torch
 from dev.families.random_model import WIDTH, RandomModel, pooled
 
 
-def unet(depth: int, out: int, context: int, **more) -> dict:
-    """A Stable Diffusion UNet of two levels; `depth` transformers in the lower."""
+def unet(depth: int, out: int, context: int, **settings) -> dict:
+    """Settings of a Stable Diffusion UNet of two levels, with `depth` transformers in the lower one."""
     return {
         "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
         "channel_mult": [1, 2], "transformer_depth": [1, depth], "transformer_depth_output": [1, 1, depth, depth],
-        "transformer_depth_middle": out, "context_dim": context, "use_spatial_transformer": True, **more,
+        "transformer_depth_middle": out, "context_dim": context, "use_spatial_transformer": True, **settings,
     }  # fmt: skip
 
 
-def sd3(width: int = WIDTH, **more) -> dict:
-    """Two blocks of joint attention."""
+def sd3(width: int = WIDTH, **settings) -> dict:
+    """Settings of an SD3 of two blocks."""
     embedder = {"target": "torch.nn.Linear", "params": {"in_features": width, "out_features": 128}}
     return {
         "in_channels": 16, "depth": 2, "patch_size": 2, "input_size": None, "adm_in_channels": width,
         "num_patches": 1024, "pos_embed_max_size": 32, "pos_embed_scaling_factor": None,
-        "context_embedder_config": embedder, **more,
+        "context_embedder_config": embedder, **settings,
     }  # fmt: skip
 
 
-def flux(**more) -> dict:
-    """A Flux of two double and one single block."""
+def flux(**settings) -> dict:
+    """Settings of a Flux of two double blocks and a single one."""
     return {
         "in_channels": 16, "out_channels": 16, "vec_in_dim": WIDTH, "context_in_dim": WIDTH, "hidden_size": 64,
         "mlp_ratio": 4.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 1, "axes_dim": [4, 14, 14],
-        "theta": 10000, "patch_size": 2, "qkv_bias": True, **more,
+        "theta": 10000, "patch_size": 2, "qkv_bias": True, **settings,
     }  # fmt: skip
 
 
@@ -41,22 +41,22 @@ LINEAR = {"use_linear_in_transformer": True, "model_channels": 64}  # heads are 
 SDXL = {**LINEAR, "num_classes": "sequential"}
 
 
-def lumina(**more) -> dict:
-    """Two layers of a single stream, a refiner for text and one for the picture."""
+def lumina(**settings) -> dict:
+    """Settings of a Lumina of two layers, a refiner for text and one for the picture."""
     return {
         "patch_size": 2, "in_channels": 16, "dim": 64, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 4,
-        "multiple_of": 32, "qk_norm": True, "cap_feat_dim": WIDTH, "axes_lens": [300, 32, 32], **more,
+        "multiple_of": 32, "qk_norm": True, "cap_feat_dim": WIDTH, "axes_lens": [300, 32, 32], **settings,
     }  # fmt: skip
 
 
 def no_pooled(normal) -> dict:
-    """How the host says that a prompt has none."""
+    """The Extras of a prompt without a pooled vector, as the host has them."""
     return {"pooled_output": None}
 
 
 @dataclass(frozen=True)
 class Tiny(RandomModel):
-    """One that trains in seconds on a CPU."""
+    """A model that trains in seconds on a CPU."""
 
 
 TINY = (
@@ -119,4 +119,4 @@ TINY = (
         "use_adaln_lora": True, "adaln_lora_dim": 16,
     }),
 )  # fmt: skip
-"""Of each family the members that differ for us: in where text enters, in prediction, in guidance."""
+"""The members of each family that differ in where text enters, in prediction, or in guidance."""

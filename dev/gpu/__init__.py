@@ -1,7 +1,7 @@
-"""`python dev gpu`: everything that only a GPU can tell, in eight minutes, on a machine without a network.
+"""`python dev gpu`: everything that only a GPU can show, in eight minutes, on a machine without a network.
 
 `python dev gpu --pack FOLDER` makes the folder that such a machine needs beside this repository. Without a GPU the same
-command runs through in small on the CPU.
+command runs with tiny models on the CPU.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import os
 import tempfile
 from pathlib import Path
 
-from dev import device, hosts
-from dev.environment import ROOT
-from dev.stages import DevError, say
+from dev import ROOT, device, hosts
+from dev.console import DevError, say
 
-PATIENCE = 6.0  # times the limits, where a CPU does the work
+PATIENCE = 6.0  # by which a CPU stretches the time limits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `gpu`."""
+    """Add the options of `gpu`."""
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="only write what a machine without a network needs")
     parser.add_argument("--python", metavar="VERSION", help="with --pack: that machine's Python (default: this one's)")
     parser.add_argument("--packed", type=Path, metavar="FOLDER", help="use such a folder and this very Python")
@@ -31,47 +30,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def stands_alone(options: argparse.Namespace) -> bool:
-    """With a packed folder nothing is set up in `.dev`."""
+    """Whether the command needs no `.dev`: with a packed folder."""
     return options.packed is not None
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pack, or measure; 0 when all parts have run to their ends."""
-    from dev.gpu import packed, packing
+    """Pack, or measure; 0 if all parts have run to their ends."""
+    from dev.gpu import packing, unpacking
 
     if options.pack:
         packing.pack(options.pack, options.host, options.python or packing.this_python())
         return 0
     with tempfile.TemporaryDirectory(prefix="unguide-gpu-") as scratch:
         if options.packed:
-            env = packed.unpack(options.packed, Path(scratch)).environment()
+            env = unpacking.unpack(options.packed, Path(scratch)).environment()
         else:
             env = {**os.environ, hosts.VARIABLE: str(options.host)}
         return measure(options, env, Path(scratch))
 
 
 def measure(options: argparse.Namespace, env: dict[str, str], scratch: Path) -> int:
-    """Run the parts in this environment; 0 when all have run to their ends."""
-    from dev.gpu.parts import MACHINE, PARTS, Surroundings, run_parts
+    """Run the parts in this environment; 0 if all have run to their ends."""
     from dev.gpu.results import DONE, Results
+    from dev.gpu.runner import MACHINE, PARTS, RunConfig, run_parts
 
-    if unknown := set(options.only or ()) - {it.name for it in PARTS}:
-        raise DevError(f"there is no part {min(unknown)!r}: choose from {', '.join(it.name for it in PARTS)}.")
-    results = Results(options.output / "gpu.json")
-    log = options.output / "gpu.log"
+    if unknown := set(options.only or ()) - {part.name for part in PARTS}:
+        raise DevError(f"there is no part {min(unknown)!r}: choose from {', '.join(part.name for part in PARTS)}.")
+    results, log = Results(options.output / "gpu.json"), options.output / "gpu.log"
     log.unlink(missing_ok=True)
-    run_parts([MACHINE], results, Surroundings(env, scratch, log))
-    there = results.whole["figures"].get("device") == 1
-    if options.device == device.CUDA and not there:
-        raise DevError(f"`--device cuda` needs an NVIDIA GPU, and torch {results.whole.get('torch')} finds none here.")
-    chosen = options.device or (device.CUDA if there else device.CPU)
+    run_parts([MACHINE], results, RunConfig(env, scratch, log))
+    has_gpu = results.content["figures"].get("device") == 1
+    if options.device == device.CUDA and not has_gpu:
+        torch = results.content.get("torch")
+        raise DevError(f"`--device cuda` needs an NVIDIA GPU, and torch {torch} finds none here.")
+    chosen = options.device or (device.CUDA if has_gpu else device.CPU)
     small = options.small or chosen == device.CPU
-    around = Surroundings(
-        {**env, device.VARIABLE: chosen, **({"OMP_NUM_THREADS": "1"} if small else {})}, scratch, log, small,
-        1.0 if chosen == device.CUDA else PATIENCE,
-    )  # fmt: skip
-    results.whole["small"] = small
-    run_parts([it for it in PARTS if not options.only or it.name in options.only], results, around)
+    env = {**env, device.VARIABLE: chosen, **({"OMP_NUM_THREADS": "1"} if small else {})}
+    patience = 1.0 if chosen == device.CUDA else PATIENCE
+    results.content["small"] = small
+    parts = [part for part in PARTS if not options.only or part.name in options.only]
+    run_parts(parts, results, RunConfig(env, scratch, log, small, patience))
     results.finish()
-    say(f"{results.path}: {len(results.whole['figures'])} figures, {results.whole['seconds']:.0f} s; more: {log}")
-    return 0 if all(it["status"] == DONE for it in results.whole["parts"].values()) else 1
+    figures, seconds = results.content["figures"], results.content["seconds"]
+    say(f"{results.path}: {len(figures)} figures, {seconds:.0f} s; more: {log}")
+    return 0 if all(part["status"] == DONE for part in results.content["parts"].values()) else 1

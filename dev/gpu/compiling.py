@@ -6,67 +6,64 @@ import functools
 import time
 
 import torch
+import torch._dynamo
+from comfy.model_management import get_torch_device
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from torch._dynamo.utils import counters
+from unguide.unguide_ops.guidance.config import SteeringConfig
+from unguide.unguide_ops.guidance.unguidance import unguide
 
-from dev.gpu.child import Asked, Tell
-from dev.gpu.subjects import attempted, stage_of, start
+from dev.bench.reference import relative_error
+from dev.bench.sampling_methods import ERASED, UNRELATED, SamplingSetup, synchronise
+from dev.gpu.child import Reporter, Request
+from dev.gpu.models import attempted, new_setup
 
 KINDS = ("plain", "unrelated", "erased")
 COUNTED, FAST = "eager", "inductor"  # backends: one that makes no code is enough to count compilations
 STEPS = 3
 
 
-def measure(asked: Asked, tell: Tell) -> None:
-    """How often it is compiled for plain, unrelated and erased pictures, that these are right, and what is gained."""
-    device = start(asked)
-    with torch.inference_mode():
-        stage = stage_of(asked, device)
-        stage.model.model.diffusion_model._forward_pre_hooks.clear()  # the stage's counter: it would be compiled, too
-        plain = {kind: drawn(stage, stage.model, kind) for kind in KINDS}
-        for backend in (COUNTED,) if asked.small else (COUNTED, FAST):
-            found = attempted(functools.partial(compiled, stage, backend, plain, tell), device)
-            tell(**{backend: found})
-            if backend == COUNTED and "failed" not in found:
-                tell(figures={"compilations": found["erased"]["compilations"]})
+@torch.inference_mode()
+def measure(request: Request, report: Reporter) -> None:
+    """How often plain, unrelated and erased pictures compile the model, their errors, and the time that it saves."""
+    device = get_torch_device()
+    setup = new_setup(request, device)
+    setup.model.model.diffusion_model._forward_pre_hooks.clear()  # the setup's counter: it would be compiled, too
+    plain = {kind: draw(setup, setup.model, kind) for kind in KINDS}
+    for backend in (COUNTED,) if request.small else (COUNTED, FAST):
+        result = attempted(functools.partial(compiled, setup, backend, plain, report), device)
+        report(**{backend: result})
+        if backend == COUNTED and "failed" not in result:
+            report(figures={"compilations": result["erased"]["compilations"]})
 
 
-def drawn(stage, model, kind: str) -> tuple[torch.Tensor, float]:
-    """A picture of a kind by MODEL with the stage's LoRA, and the seconds that it takes a second time."""
-    from unguide.unguide_ops.steering import SteeringSettings
-    from unguide.unguide_ops.unguidance import unguide
-
-    from dev.bench.ways import ERASED, UNRELATED, synchronise
-
-    its = model if kind == "plain" else unguide(model, stage.lora, SteeringSettings())
+def draw(setup: SamplingSetup, model, kind: str) -> tuple[torch.Tensor, float]:
+    """A picture of a kind by MODEL with the setup's LoRA, and the seconds that it takes the second time."""
+    steered = model if kind == "plain" else unguide(model, setup.lora, SteeringConfig())
     prompt = ERASED if kind == "erased" else UNRELATED
-    stage.draw(its, prompt, STEPS, 1)
+    setup.draw(steered, prompt, STEPS, 1)
     synchronise(model.load_device)
     began = time.perf_counter()
-    picture = stage.draw(its, prompt, STEPS, 1)
+    picture = setup.draw(steered, prompt, STEPS, 1)
     synchronise(model.load_device)
     return picture, time.perf_counter() - began
 
 
-def compiled(stage, backend: str, plain: dict, tell: Tell) -> dict:
-    """What becomes of each kind by the compiled model, told at once: compilations so far, relative error, seconds."""
-    import torch._dynamo
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from torch._dynamo.utils import counters
-
-    from dev.bench.two_copies import relative_error
-
+def compiled(setup: SamplingSetup, backend: str, plain: dict, report: Reporter) -> dict:
+    """Kind -> compilations so far, relative error and seconds of the compiled model, reported as each is known."""
     torch._dynamo.reset()
     counters.clear()
-    model = stage.model.clone()
+    model = setup.model.clone()
     set_torch_compile_wrapper(model, backend=backend)
-    found = {}
+    result = {}
     for kind, (expected, uncompiled) in plain.items():
         began = time.perf_counter()
-        picture, seconds = drawn(stage, model, kind)
-        found[kind] = {
+        picture, seconds = draw(setup, model, kind)
+        result[kind] = {
             "compilations": counters["stats"]["unique_graphs"],
             "error": relative_error(picture, expected),
             "seconds_with_compiling": round(time.perf_counter() - began, 2),
             "seconds": round(seconds, 4), "uncompiled_seconds": round(uncompiled, 4),
         }  # fmt: skip
-        tell(**{backend: found})
-    return found
+        report(**{backend: result})
+    return result

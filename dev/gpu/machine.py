@@ -1,4 +1,4 @@
-"""What the machine is."""
+"""The part that describes the machine: its card, and the versions of what runs on it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from dev.gpu.child import Asked, Tell
+from dev.gpu.child import Reporter, Request
 from dev.hosts import HOST
 
 
-def measure(asked: Asked, tell: Tell) -> None:
+def measure(request: Request, report: Reporter) -> None:
     """`device` (1: CUDA, 0: the CPU), the card's name and memory, and versions."""
     cuda = torch.cuda.is_available()
-    tell(
+    report(
         figures={"device": int(cuda)},
         machine={
             "card": torch.cuda.get_device_name() if cuda else f"none: {platform.processor() or platform.machine()}",
@@ -29,6 +29,6 @@ def measure(asked: Asked, tell: Tell) -> None:
 
 
 def version_of(host: Path) -> str:
-    """The ComfyUI's in that folder."""
-    said = re.search(r'__version__ = "([^"]+)"', (host / "comfyui_version.py").read_text(encoding="utf-8"))
-    return said[1] if said else "unknown"
+    """The version of the ComfyUI in that folder."""
+    match = re.search(r'__version__ = "([^"]+)"', (host / "comfyui_version.py").read_text(encoding="utf-8"))
+    return match[1] if match else "unknown"

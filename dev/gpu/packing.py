@@ -1,8 +1,8 @@
-"""`python dev gpu --pack FOLDER`: what a machine without a network needs, in a folder of less than 50 MB.
+"""`python dev gpu --pack FOLDER`: packs what a machine without a network needs into a folder of less than 50 MB.
 
 `host.zip` is ComfyUI without what no part imports, PACKAGE.zip a package's files. torch, torchvision, numpy and scipy
-are the machine's own. Packages of compiled code are for one version of Python; if that is not this one, for Linux on
-x86-64, from the package index.
+are the machine's own. Packages of compiled code are for one version of Python; if that is not this one, they come from
+the package index, for Linux on x86-64.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from dev.console import DevError, say
 from dev.gpu.machine import version_of
-from dev.stages import DevError, say
 
 LIMIT = 50e6  # bytes
 MANIFEST, HOST_FILE = "manifest.json", "host.zip"
@@ -46,8 +46,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "comfy-aimdo": (),
     "comfy-kitchen": (),  # without its own kernels for cards: it has others
 }  # fmt: skip
-"""Packages, and what comes along with each: used together, where the machine lacks the first."""
-NO_USE = ("tests", "__pycache__", "sample_data")  # folders
+"""Package -> the packages that it needs; they are used together, if the machine lacks the first."""
+UNUSED_FOLDERS = ("tests", "__pycache__", "sample_data")
 HOST_PARTS = ("comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "utils")
 BIG_TOKENIZERS = ("llama_tokenizer", "qwen25_tokenizer", "t5_tokenizer", "t5_pile_tokenizer", "ace_lyrics_tokenizer",
                   "hydit_clip_tokenizer", "qwen35_tokenizer")  # fmt: skip
@@ -57,10 +57,10 @@ MANYLINUX = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x
 
 
 def pack(folder: Path, host: Path, python: str) -> int:
-    """Fill the folder for machines with this version of Python, as "3.12"; the bytes that it takes.
+    """Fill the folder for machines with this version of Python, as "3.12", and return the number of its bytes.
 
-    For the version that runs this nothing is downloaded. Raises DevError for a version that pip has no wheels for, and
-    for more than LIMIT.
+    For the version that runs this, nothing is downloaded. Raises DevError for a version that pip has no wheels for, and
+    for more bytes than LIMIT.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("*.zip"), folder / MANIFEST):
@@ -70,33 +70,33 @@ def pack(folder: Path, host: Path, python: str) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for name in dict.fromkeys(it for first, others in NEEDED.items() for it in (first, *others)):
             if not any(importlib.metadata.distributions(name=name)):
-                continue  # the version of what needs it that is installed here does not need it
+                continue  # what needs it does not in the version that is installed here
             files = dict(package_files(name, python, Path(scratch)))
             write_zip(folder / f"{name}.zip", files.items())
             packages[name] = {
                 "version": importlib.metadata.version(name), "module": module_of(name),
                 "compiled": any(map(is_compiled, files)),
             }  # fmt: skip
-    taken = sum(path.stat().st_size for path in folder.glob("*.zip"))
-    if taken > LIMIT:
-        raise DevError(f"{folder} takes {taken / 1e6:.1f} MB, of at most {LIMIT / 1e6:.0f}: leave a package out.")
-    whole = {"python": python, "host": version_of(host), "packages": packages}
-    (folder / MANIFEST).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    say(f"{folder}: ComfyUI {whole['host']} and {len(packages)} packages for Python {python}, {taken / 1e6:.1f} MB. "
+    size = sum(path.stat().st_size for path in folder.glob("*.zip"))
+    if size > LIMIT:
+        raise DevError(f"{folder} takes {size / 1e6:.1f} MB, of at most {LIMIT / 1e6:.0f}: leave a package out.")
+    manifest = {"python": python, "host": version_of(host), "packages": packages}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    say(f"{folder}: ComfyUI {manifest['host']} and {len(packages)} packages for Python {python}, {size / 1e6:.1f} MB. "
         f"Take it and this repository to the machine: `python dev gpu --packed FOLDER`.")  # fmt: skip
-    return taken
+    return size
 
 
 def host_files(host: Path) -> Iterator[tuple[str, bytes]]:
-    """What of ComfyUI the parts import."""
+    """(name, content) of ComfyUI's files that the parts import."""
     for path in sorted([*host.glob("*.py"), *(it for part in HOST_PARTS for it in (host / part).rglob("*"))]):
         name = path.relative_to(host).as_posix()
-        if path.is_file() and is_of_use(name):
+        if path.is_file() and is_used(name):
             yield name, path.read_bytes()
 
 
 def package_files(name: str, python: str, scratch: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of a package by their names in site-packages, in the version that is installed here."""
+    """(name in site-packages, content) of a package's files, in the version that is installed here."""
     files = list(installed_files(name))
     if python != this_python() and any(is_compiled(file) for file, _ in files):
         return wheel_files(name, python, scratch)
@@ -104,32 +104,32 @@ def package_files(name: str, python: str, scratch: Path) -> Iterator[tuple[str, 
 
 
 def installed_files(name: str) -> Iterator[tuple[str, bytes]]:
-    """Those of an installed package, as pip has recorded them."""
+    """(name, content) of the files of an installed package, as pip has recorded them."""
     for file in importlib.metadata.distribution(name).files or ():
         path = Path(str(file.locate()))
-        if ".." not in file.parts and is_of_use(file.as_posix()) and path.is_file():
+        if ".." not in file.parts and is_used(file.as_posix()) and path.is_file():
             yield file.as_posix(), path.read_bytes()
 
 
 def wheel_files(name: str, python: str, scratch: Path) -> Iterator[tuple[str, bytes]]:
-    """Those of a package's wheel for another Python, from the package index."""
-    wanted = f"{name}=={importlib.metadata.version(name)}"
+    """(name, content) of the files in a package's wheel for another Python, from the package index."""
+    pinned = f"{name}=={importlib.metadata.version(name)}"
     platforms = [it for platform in MANYLINUX for it in ("--platform", platform)]
     target = scratch / name
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest",
-               str(target), "--python-version", python, "--implementation", "cp", *platforms, wanted]  # fmt: skip
+               str(target), "--python-version", python, "--implementation", "cp", *platforms, pinned]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise DevError(f"pip has no wheel of {wanted} for Python {python} on Linux: {done.stderr.strip()[-200:]}")
+        raise DevError(f"pip has no wheel of {pinned} for Python {python} on Linux: {done.stderr.strip()[-200:]}")
     (path,) = target.glob("*.whl")
     with zipfile.ZipFile(path) as wheel:
         for file in wheel.namelist():
-            if is_of_use(file) and not file.endswith("/"):
+            if is_used(file) and not file.endswith("/"):
                 yield file, wheel.read(file)
 
 
 def module_of(name: str) -> str:
-    """The module by which one sees whether a package is installed: the only one, or the one with its name."""
+    """The module that shows whether a package is installed: the only one, or the one with the package's name."""
     files = importlib.metadata.distribution(name).files or ()
     tops = {file.parts[0].split(".")[0] for file in files if file.suffix in (".py", ".so") and ".." not in file.parts}
     public = sorted(it for it in tops if it.isidentifier() and not it.startswith("_"))
@@ -137,14 +137,14 @@ def module_of(name: str) -> str:
     return (own or public)[0]
 
 
-def is_of_use(name: str) -> bool:
-    """Whether a file is worth its bytes."""
+def is_used(name: str) -> bool:
+    """Whether a part may import a file, or read it."""
     parts = PurePosixPath(name).parts
     if parts[:2] == ("transformers", "models") and len(parts) > 3 and parts[2] not in TRANSFORMERS:
         return False
     if parts[0] == "comfy_kitchen" and is_compiled(name):
         return False
-    return not (name.endswith(".pyc") or any(it in NO_USE or it in BIG_TOKENIZERS for it in parts))
+    return not (name.endswith(".pyc") or any(it in UNUSED_FOLDERS or it in BIG_TOKENIZERS for it in parts))
 
 
 def is_compiled(name: str) -> bool:
@@ -153,12 +153,12 @@ def is_compiled(name: str) -> bool:
 
 
 def this_python() -> str:
-    """As "3.12"."""
+    """The version of this Python, as "3.12"."""
     return "{}.{}".format(*sys.version_info)
 
 
 def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """A zip of files."""
+    """Write a zip of files."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as out:
         for name, content in files:
             out.writestr(name, content)

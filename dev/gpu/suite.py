@@ -1,4 +1,4 @@
-"""The tests that need nothing but a host in their own process, on the device."""
+"""The part that runs the tests that need nothing but a host in their own process, on the device."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import importlib.util
 import os
 import time
 
-from dev.environment import ROOT
-from dev.gpu.child import Asked, Tell
+import pytest
+
+from dev import ROOT
+from dev.gpu.child import Reporter, Request
 
 LEFT_OUT = {
     "test_archive": "it builds and installs",
@@ -16,32 +18,34 @@ LEFT_OUT = {
     "test_dev": "it needs the development environment",
     "test_diffusers": "it needs diffusers",
     "test_faults": "some of it needs a server",
+    "test_fuzz": "it forks, which a GPU does not survive",
     "test_gpu": "it is about this command",
     "test_help": "no model runs in it",
-    "test_house": "it needs linters, and no device",
+    "test_lint": "it needs linters, and no device",
     "test_load": "it needs a server",
     "test_locales": "no model runs in it",
     "test_metrics": "it needs open_clip, torchmetrics and NudeNet",
     "test_offline": "it needs a server",
     "test_recipe": "no model runs in it",
     "test_server": "it needs a server",
-    "test_strangers": "it forks, which a GPU does not survive",
     "test_sweep": "it needs a server and Ray",
+    "test_untrusted_files": "it forks, which a GPU does not survive",
     "test_workflows": "it needs a server",
 }
 """Test files that are not run, and why; all others are."""
 HANDFUL = ("tests/test_unguidance.py::test_w_1_gives_the_plain_base_picture_bit_for_bit",
            "tests/test_unguidance.py::test_evaluations_are_counted_and_only_the_needed_are_made",
-           "tests/test_equations.py::test_h0_of_the_published_average")  # fmt: skip
+           "tests/pure/test_equations.py::test_h0_of_the_published_average")  # fmt: skip
 PROCESSES = 12  # at most: each has a context of its own on the GPU
-PAUSE = 0.5  # seconds between two tellings
+PAUSE = 0.5  # seconds between two reports
 
 
 class Tally:
-    """A pytest plugin that tells how many tests have passed, and which have failed, while they run."""
+    """A pytest plugin that reports how many tests have passed, and which have failed, while they run."""
 
-    def __init__(self, tell: Tell):
-        self.passed, self.skipped, self.failed, self._tell, self._told = 0, 0, [], tell, 0.0
+    def __init__(self, report: Reporter):
+        self.passed, self.skipped, self.failed = 0, 0, []
+        self._report, self._reported_at = report, 0.0
 
     def pytest_runtest_logreport(self, report) -> None:
         """A hook of pytest: called for each phase of a test."""
@@ -51,30 +55,27 @@ class Tally:
             self.skipped += 1
         elif report.when == "call":
             self.passed += 1
-        if report.failed or time.monotonic() - self._told > PAUSE:
-            self.say()
+        if report.failed or time.monotonic() - self._reported_at > PAUSE:
+            self.report()
 
-    def say(self, **more) -> None:
-        """Tell how it stands."""
-        failed, self._told = list(dict.fromkeys(self.failed)), time.monotonic()
-        self._tell(
-            figures={"suite_failed": len(failed)}, passed=self.passed, skipped=self.skipped, failed=failed, **more
+    def report(self, **values) -> None:
+        """Report the numbers so far, and further values."""
+        failed, self._reported_at = list(dict.fromkeys(self.failed)), time.monotonic()
+        self._report(
+            figures={"suite_failed": len(failed)}, passed=self.passed, skipped=self.skipped, failed=failed, **values
         )
 
 
-def measure(asked: Asked, tell: Tell) -> None:
-    """Run them, on some cores at once; in small a handful."""
-    import pytest
-
+def measure(request: Request, report: Reporter) -> None:
+    """Run the tests on several cores at once; in small a handful."""
     files = sorted(path for path in (ROOT / "tests").glob("test_*.py") if path.stem not in LEFT_OUT)
-    tell(left_out={} if asked.small else LEFT_OUT)
-    chosen = HANDFUL if asked.small else [str(path) for path in files]
-    processes = 1 if asked.small else min(os.cpu_count() or 1, PROCESSES)
-    spread = (
-        ["-n", str(processes), "--dist", "worksteal"] if processes > 1 and importlib.util.find_spec("xdist") else []
-    )
-    tally = Tally(tell)
-    code = pytest.main(["-p", "no:cacheprovider", "--tb=short", *spread, *chosen], plugins=[tally])
-    tally.say(complete=int(code) in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    report(left_out={} if request.small else LEFT_OUT)
+    tests = HANDFUL if request.small else map(str, files)
+    processes = 1 if request.small else min(os.cpu_count() or 1, PROCESSES)
+    parallel = processes > 1 and importlib.util.find_spec("xdist")
+    options = ["-n", str(processes), "--dist", "worksteal"] if parallel else []
+    tally = Tally(report)
+    code = pytest.main(["-p", "no:cacheprovider", "--tb=short", *options, *tests], plugins=[tally])
+    tally.report(complete=int(code) in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
     if not tally.passed:
         raise SystemExit(f"no test has passed (pytest's exit code: {int(code)})")

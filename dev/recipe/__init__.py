@@ -1,7 +1,7 @@
 """`python dev recipe`: remakes the embedded model and its judges from icon sets and a sentence model.
 
-text (20 minutes on two cores) and autoencoder (5) know nothing of each other; unet (90) needs both; judges (15) need
-the pictures alone. Everything is made in `.dev/recipe`, and copied into the pack by `install`.
+The stages text (20 minutes on two cores) and autoencoder (5) are independent of each other; unet (90) needs both;
+judges (15) need the pictures alone. Everything is made in `.dev/recipe`, and copied into the pack by `install`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import json
 import shutil
 from pathlib import Path
 
-from dev.environment import HOME, ROOT
-from dev.stages import say
+from unguide.unguide_ops.files.atomic import write_whole
+
+from dev import ROOT
+from dev.console import DevError, say
+from dev.environment import HOME
 
 NEEDS = ("recipe",)  # further sections of pins.ini
 FOLDER = HOME / "recipe"
@@ -27,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the stages in their order; 0 when all are done."""
-    from dev.stages import DevError
-
+    """Run the stages in their order."""
     unknown = set(options.stages) - set(STAGES)
     if unknown:
         raise DevError(f"there is no stage {min(unknown)!r}: choose from {', '.join(STAGES)}.")
@@ -37,52 +38,33 @@ def run(options: argparse.Namespace) -> int:
     for stage in STAGES:
         if stage in (options.stages or STAGES):
             say(f"{stage} ...")
-            globals()[f"make_{stage}"](options)
+            make(stage)
     return 0
 
 
-def make_text(options: argparse.Namespace) -> None:
-    """The text encoder."""
-    from dev.recipe import text_encoder
+def make(stage: str) -> None:
+    """Run one stage."""
+    from dev.recipe import autoencoder, judges, text_encoder, unet  # they need torch
 
-    text_encoder.train(FOLDER, minutes=8.5)
-
-
-def make_autoencoder(options: argparse.Namespace) -> None:
-    """The autoencoder."""
-    from dev.recipe import autoencoder
-
-    say(f"PSNR in dB: {autoencoder.train(FOLDER, minutes=4.5)}")
-
-
-def make_unet(options: argparse.Namespace) -> None:
-    """The UNet, once the encoders' configuration is known."""
-    from dev.recipe import unet
-
-    write_config(FOLDER)
-    unet.train(FOLDER)
-
-
-def make_judges(options: argparse.Namespace) -> None:
-    """Both judges."""
-    from dev.recipe import judges
-
-    for which in ("a", "b"):
-        judges.train(which, FOLDER / "judges")
-
-
-def make_install(options: argparse.Namespace) -> None:
-    """Copy what was made into the pack."""
-    for files, source, target in (
-        (MODEL_FILES, FOLDER, ROOT / "demo_model"),
-        (JUDGE_FILES, FOLDER / "judges", ROOT / "dev" / "judge"),
-    ):
-        for name in files:
-            shutil.copyfile(source / name, target / name)
+    if stage == "text":
+        text_encoder.train(FOLDER, minutes=8.5)
+    elif stage == "autoencoder":
+        say(f"PSNR in dB: {autoencoder.train(FOLDER, minutes=4.5)}")
+    elif stage == "unet":
+        write_config(FOLDER)
+        unet.train(FOLDER)
+    elif stage == "judges":
+        for which in ("a", "b"):
+            judges.train(which, FOLDER / "judges")
+    else:
+        for name in MODEL_FILES:
+            shutil.copyfile(FOLDER / name, ROOT / "demo_model" / name)
+        for name in JUDGE_FILES:
+            shutil.copyfile(FOLDER / "judges" / name, ROOT / "demo_model" / "judges" / name)
 
 
 def write_config(folder: Path) -> None:
-    """The model's config.json from its parts'."""
+    """Write the model's config.json from the configurations of its parts."""
     from dev.recipe.sprites import load_things
     from dev.recipe.unet import CONFIG
 
@@ -91,6 +73,4 @@ def write_config(folder: Path) -> None:
     unet["context_dim"] = text["hidden_size"]
     concepts = {name: thing["words"] for name, thing in load_things()["things"].items()}
     config = {"unet": unet, "text": text, "vae": vae, "concepts": concepts}
-    part = folder / "config.part"
-    part.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / "config.json")
+    write_whole(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())

@@ -1,6 +1,5 @@
 """Trains the embedded model's autoencoder: PCA of picture patches, then a residual decoder that draws sharp edges."""
 
-import importlib.util
 import json
 import time
 from pathlib import Path
@@ -9,12 +8,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from unguide.demo_model.autoencoder import PatchAutoencoder
 
 from .scenes import Scenes
 from .sprites import load_sprites, load_things, styles
 
 CONFIG = {"channels": 24, "patch": 8, "width": 64, "blocks": 3}
-"""Of `PatchAutoencoder`. 16 channels blur whiskers and wheels (2 dB less)."""
+"""The arguments of `PatchAutoencoder`. 16 channels blur whiskers and wheels (2 dB less)."""
 
 TILT = 0.2
 """Latent channel i gets a standard deviation of (variance_i / variance_0) ** TILT, before all are scaled alike."""
@@ -22,11 +22,8 @@ TILT = 0.2
 POOL, PCA_POOL, BATCH = 12_000, 6_000, 16
 LEARNING_RATE = 2e-3
 AVERAGING = 0.99
-LATENT_NOISE = 0.1
-"""Up to so much noise is on the latents that the decoder learns from: a UNet's are never exact."""
-
-EDGES = 0.5
-"""Weight of the error in differences between neighbours."""
+LATENT_NOISE = 0.1  # at most, on the latents that the decoder learns from: a UNet's are never exact
+EDGES = 0.5  # weight of the error in differences between neighbours
 
 
 def train(out_folder: Path, minutes: float, seed: int = 0) -> dict[str, float]:
@@ -36,25 +33,25 @@ def train(out_folder: Path, minutes: float, seed: int = 0) -> dict[str, float]:
     """
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
-    model = _autoencoder_class()(**CONFIG).to(memory_format=torch.channels_last)
-    pool = draw(_scenes("train"), POOL, np.random.default_rng(seed))
+    model = PatchAutoencoder(**CONFIG).to(memory_format=torch.channels_last)
+    pool = draw("train", POOL, seed)
     fit_pca(model, pool[:PCA_POOL])
     fit_decoder(model, pool, minutes)
 
-    out_folder = Path(out_folder)
     out_folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     save_file(state, out_folder / "vae.safetensors")
     (out_folder / "vae.json").write_text(json.dumps(CONFIG, indent=1) + "\n", encoding="utf-8")
-    return {use: psnr(model, draw(_scenes(use), 512, np.random.default_rng(seed + 1))) for use in ("train", "held out")}
+    return {use: psnr(model, draw(use, 512, seed + 1)) for use in ("train", "held out")}
 
 
-def draw(scenes: Scenes, number: int, rng: np.random.Generator) -> torch.Tensor:
-    """Pictures, uint8 [number, 3, 64, 64]."""
+def draw(use: str, number: int, seed: int) -> torch.Tensor:
+    """Pictures of the styles that serve `use`, uint8 [number, 3, 64, 64]."""
+    scenes, rng = Scenes(load_sprites(styles(use)), load_things()), np.random.default_rng(seed)
     return torch.from_numpy(np.stack([scenes.sample(rng)[0] for _ in range(number)])).permute(0, 3, 1, 2).contiguous()
 
 
-def fit_pca(model: torch.nn.Module, pictures: torch.Tensor) -> None:
+def fit_pca(model: PatchAutoencoder, pictures: torch.Tensor) -> None:
     """Make encoder and linear decoder the first principal components of the patches, latents of unit spread."""
     channels, patch = model.enc.out_channels, model.patch
     patches = _scaled(pictures).unfold(2, patch, patch).unfold(3, patch, patch)
@@ -72,17 +69,16 @@ def fit_pca(model: torch.nn.Module, pictures: torch.Tensor) -> None:
     model.enc.requires_grad_(False)
 
 
-def fit_decoder(model: torch.nn.Module, pictures: torch.Tensor, minutes: float) -> None:
+def fit_decoder(model: PatchAutoencoder, pictures: torch.Tensor, minutes: float) -> None:
     """Train all behind the encoder for so long; `model` ends as the running average of its weights."""
     torch.nn.init.zeros_(model.out.weight)
     torch.nn.init.zeros_(model.out.bias)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
-    start, part, step = time.monotonic(), 0.0, 0
-    while part < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1, (step + 1) / 50) * (0.02 + 0.98 * (1 - part))
+    start, progress, step = time.monotonic(), 0.0, 0
+    while progress < 1:
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, (step + 1) / 50) * (0.02 + 0.98 * (1 - progress))
         target = _scaled(pictures[torch.randint(len(pictures), (BATCH,))])
         loss = _loss(_decode_noisy(model, target), target)
         optimizer.zero_grad()
@@ -91,27 +87,23 @@ def fit_decoder(model: torch.nn.Module, pictures: torch.Tensor, minutes: float) 
         optimizer.step()
         average.update_parameters(model)
         step += 1
-        part = (time.monotonic() - start) / (60 * minutes)
+        progress = (time.monotonic() - start) / (60 * minutes)
     model.load_state_dict(average.module.state_dict())
 
 
-def psnr(model: torch.nn.Module, pictures: torch.Tensor) -> float:
-    """The mean PSNR in dB of decoded latents."""
+def psnr(model: PatchAutoencoder, pictures: torch.Tensor) -> float:
+    """The mean PSNR of encoded and decoded pictures, in dB."""
     with torch.no_grad():
         target = _scaled(pictures)
         error = (model.decode(model.encode(target)).clamp(-1, 1) - target).square().mean((1, 2, 3))
     return float((10 * torch.log10(4 / error)).mean())
 
 
-def _scenes(use: str) -> Scenes:
-    return Scenes(load_sprites(styles(use)), load_things())
-
-
 def _scaled(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def _decode_noisy(model: torch.nn.Module, target: torch.Tensor) -> torch.Tensor:
+def _decode_noisy(model: PatchAutoencoder, target: torch.Tensor) -> torch.Tensor:
     latent = model.encode(target)
     latent = latent + LATENT_NOISE * torch.rand(len(latent), 1, 1, 1) * torch.randn_like(latent)
     with torch.autocast("cpu", torch.bfloat16):
@@ -123,12 +115,3 @@ def _loss(picture: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     error = picture - target
     across, down = error.diff(dim=3).abs().mean(), error.diff(dim=2).abs().mean()
     return error.abs().mean() + error.square().mean() + EDGES * (across + down)
-
-
-def _autoencoder_class() -> type[torch.nn.Module]:
-    """`PatchAutoencoder` by path: importing its package would import the host."""
-    path = Path(__file__).parents[2] / "demo_model" / "autoencoder.py"
-    spec = importlib.util.spec_from_file_location("autoencoder", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PatchAutoencoder

@@ -11,10 +11,7 @@ TEMPLATES = (
 PHRASE_TEMPLATES = (
     "a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}", "an icon of {}", "{}", "{}",
 )  # fmt: skip
-
-NEITHER_ONE_NOR_MANY = {"cattle", "woods", "clouds", "sea", "ocean", "sky", "ground", "soil"}
-"""Words that take no "a"."""
-
+WITHOUT_A = {"cattle", "woods", "clouds", "sea", "ocean", "sky", "ground", "soil"}
 PLURALS = {
     **dict.fromkeys(("aircraft", "watercraft", "deer", "sheep", "fish", "swine", "cattle", "fowl"), None),
     "mouse": "mice", "wolf": "wolves", "fungus": "fungi",
@@ -24,7 +21,7 @@ PLURALS = {
 
 def with_article(noun: str) -> str:
     """The noun after "a" or "an", or after "the" where neither can stand ("the sea")."""
-    if noun.split()[-1] in NEITHER_ONE_NOR_MANY:
+    if noun.split()[-1] in WITHOUT_A:
         return f"the {noun}"
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 

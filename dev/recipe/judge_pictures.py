@@ -20,22 +20,20 @@ def compose(sprites: torch.Tensor, backgrounds: torch.Tensor, strength: float = 
     Sprites without any transparency are landscapes: they fill the picture.
     """
     colour, alpha = sprites[:, :3], sprites[:, 3:]
-    whole = alpha.flatten(1).amin(1) == 1
+    opaque = alpha.flatten(1).amin(1) == 1
     colour = recoloured(colour, strength)
-    warped = grid_sample(torch.cat([colour * alpha, alpha], 1), warp(whole, strength), align_corners=False)
+    warped = grid_sample(torch.cat([colour * alpha, alpha], 1), warp(opaque, strength), align_corners=False)
     colour, alpha = warped[:, :3], warped[:, 3:]
     colour, alpha = outlined(colour, alpha, 0.2 * strength)
     return degraded(erased(colour + backgrounds * (1 - alpha), 0.35 * strength), strength)
 
 
-def warp(whole: torch.Tensor, strength: float) -> torch.Tensor:
-    """Sampling grids: flip, rotation, scale, stretch, shear, shift, bend; `whole` pictures stay nearly upright."""
-    number = len(whole)
-    angle = uniform(number, -0.35, 0.35) * torch.where(whole, 0.2, strength)
-    scale = torch.where(
-        whole, uniform(number, 0.98, 1.25), uniform(number, 0.8 - 0.2 * strength, 0.95 + 0.07 * strength)
-    )
-    scale = 1 / scale
+def warp(opaque: torch.Tensor, strength: float) -> torch.Tensor:
+    """Sampling grids: flip, rotation, scale, stretch, shear, shift, bend; `opaque` pictures stay nearly upright."""
+    number = len(opaque)
+    angle = uniform(number, -0.35, 0.35) * torch.where(opaque, 0.2, strength)
+    landscape, sprite = uniform(number, 0.98, 1.25), uniform(number, 0.8 - 0.2 * strength, 0.95 + 0.07 * strength)
+    scale = 1 / torch.where(opaque, landscape, sprite)
     stretch = torch.exp(uniform(number, -0.22, 0.22) * strength)
     shear = uniform(number, -0.2, 0.2) * strength
     flip = torch.where(torch.rand(number) < 0.5, -1.0, 1.0)
@@ -49,22 +47,22 @@ def warp(whole: torch.Tensor, strength: float) -> torch.Tensor:
 
 
 def recoloured(colour: torch.Tensor, strength: float) -> torch.Tensor:
-    """Hue, saturation, contrast and brightness; now and then grey, inverted, posterised or in two flat colours."""
+    """Change hue, saturation, contrast and brightness; sometimes to grey, inverted, posterised or two flat colours."""
     number = len(colour)
-    away = torch.where(torch.rand(number) < 0.5, 1.0, 0.15)
-    hue = uniform(number, -math.pi, math.pi) * away * strength
+    reach = torch.where(torch.rand(number) < 0.5, 1.0, 0.15)
+    hue = uniform(number, -math.pi, math.pi) * reach * strength
     saturation = (torch.rand(number) > 0.15 * strength) * (1 + uniform(number, -0.6, 0.5) * strength)
     matrix = saturation.view(-1, 1, 1) * (hue_rotation(hue) - LUMA) + LUMA
     gain = (1 + uniform(number, -0.4, 0.3) * strength) * torch.where(torch.rand(number) < 0.06 * strength, -1.0, 1.0)
     matrix = matrix * gain.view(-1, 1, 1)
     shift = uniform(number, -0.15, 0.15).view(-1, 1, 1, 1) * strength + 0.5
     colour = (torch.einsum("bij,bjhw->bihw", matrix, colour - 0.5) + shift).clamp(0, 1)
-    some = torch.rand(number, 1, 1, 1) / max(strength, 0.01)
+    chance = torch.rand(number, 1, 1, 1) / max(strength, 0.01)
     levels = torch.randint(2, 6, (number, 1, 1, 1))
-    colour = torch.where(some < 0.12, (colour * levels).round() / levels, colour)
+    colour = torch.where(chance < 0.12, (colour * levels).round() / levels, colour)
     light = torch.einsum("c,bchw->bhw", LUMA, colour)[:, None]
     dark, bright = torch.rand(2, number, 3, 1, 1)
-    return torch.where((some > 0.12) & (some < 0.22), dark + (bright - dark) * light, colour)
+    return torch.where((chance > 0.12) & (chance < 0.22), dark + (bright - dark) * light, colour)
 
 
 def hue_rotation(angle: torch.Tensor) -> torch.Tensor:
@@ -75,14 +73,14 @@ def hue_rotation(angle: torch.Tensor) -> torch.Tensor:
 
 
 def outlined(colour: torch.Tensor, alpha: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A line of one colour around some of the (premultiplied) sprites."""
+    """Draw a line of one colour around some of the (premultiplied) sprites."""
     wide = max_pool2d(alpha, 3, 1, 1) * (torch.rand(len(alpha), 1, 1, 1) < share)
     line = torch.rand(len(alpha), 3, 1, 1) * (torch.rand(len(alpha), 1, 1, 1) < 0.5)
     return colour + line * (wide - alpha).clamp(0), torch.maximum(wide, alpha)
 
 
 def erased(pictures: torch.Tensor, share: float) -> torch.Tensor:
-    """A rectangle of one colour over some of them."""
+    """Draw a rectangle of one colour over some of the pictures."""
     number = len(pictures)
     place = torch.rand(4, number, 1, 1) * torch.tensor([SIDE, SIDE, 16, 16]).view(4, 1, 1, 1)
     line = torch.arange(SIDE)
@@ -92,7 +90,7 @@ def erased(pictures: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def degraded(pictures: torch.Tensor, strength: float) -> torch.Tensor:
-    """Blur or sharpening, the softness of 8x8 patches with few components, and noise."""
+    """Blur or sharpen, soften 8x8 patches, and add noise."""
     number = len(pictures)
     soft = avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
     amount = uniform(number, -0.8, 1.0) * (torch.rand(number) < 0.5 * strength)
@@ -105,7 +103,7 @@ def degraded(pictures: torch.Tensor, strength: float) -> torch.Tensor:
 
 
 def patch_softened(pictures: torch.Tensor) -> torch.Tensor:
-    """Each 8x8 patch with its low cosine components alone, as JPEG files and the picture model's autoencoder do it."""
+    """Keep only the low cosine components of each 8x8 patch, as JPEG files and the picture model's autoencoder do."""
     k = torch.arange(8)
     basis = torch.cos(math.pi / 8 * (k[None] + 0.5) * k[:, None]) * torch.where(k == 0, 0.125, 0.25).sqrt()[:, None]
     patches = pictures.unflatten(2, (8, 8)).unflatten(4, (8, 8)).transpose(3, 4)
@@ -136,7 +134,7 @@ def blotches(number: int) -> torch.Tensor:
 NOTHINGS = ("halves", "mixture", "tiles", "mud", "blobs", "plain", "noise")
 
 
-def all_nothings(pictures: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def all_nothings(pictures: torch.Tensor, shuffled: torch.Tensor) -> torch.Tensor:
     """[7, B, 3, 64, 64]: pictures of nothing, in the order of `NOTHINGS`; the first four are made of `pictures`."""
     number = len(pictures)
     half = (torch.arange(SIDE) < SIDE // 2).view(1, 1, 1, -1)
@@ -144,8 +142,8 @@ def all_nothings(pictures: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     tiles = pictures.unflatten(2, (4, 16)).unflatten(4, (4, 16)).transpose(3, 4).flatten(2, 3)
     tiles = tiles[:, :, torch.randperm(16)].unflatten(2, (4, 4)).transpose(3, 4).flatten(4).flatten(2, 3)
     kinds = [
-        torch.where(half, pictures, others),
-        (pictures + others) / 2,
+        torch.where(half, pictures, shuffled),
+        (pictures + shuffled) / 2,
         tiles,
         interpolate(avg_pool2d(pictures, 16), (SIDE, SIDE), mode="bicubic", align_corners=False),
         0.5 + 1.5 * blotches(number),
@@ -155,9 +153,9 @@ def all_nothings(pictures: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return torch.stack(kinds).clamp(0, 1)
 
 
-def nothings(pictures: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """One picture of nothing for each of `pictures`: mostly mash-ups with `others`, the hardest to tell."""
-    kinds = all_nothings(pictures, others)
+def nothings(pictures: torch.Tensor, shuffled: torch.Tensor) -> torch.Tensor:
+    """One picture of nothing for each of `pictures`: mostly mixtures with `shuffled`, the hardest to tell."""
+    kinds = all_nothings(pictures, shuffled)
     odds = torch.tensor([4.0, 4, 1, 1, 1, 1, 1])
     return kinds[torch.multinomial(odds, len(pictures), replacement=True), torch.arange(len(pictures))]
 

@@ -1,16 +1,15 @@
 """What the judges learn from: the sprites of things.json, more of the same things, and a thousand other emoji.
 
-Telling any emoji from any other, across styles, is what makes a judge look at shapes rather than at one artist's
-colours; the other emoji also teach it to say "none of these".
+Telling any emoji from any other, across styles, makes a judge look at shapes rather than at one style's colours; the
+other emoji also teach it to say "none of these".
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,22 +35,28 @@ class Bank(NamedTuple):
     """Which are icons beyond those of things.json; bool [N]."""
     things: list[str]
     others: int
-    """How many other emoji mean "none of these"; the rest of the classes are too `alike`."""
+    """How many other emoji mean "none of these"; the remaining classes are too `alike`."""
     classes: int
 
 
 def load_bank(styles: list[str]) -> Bank:
     """The sprites of these styles, with class numbers that do not depend on the styles."""
-    with np.load(_cached()) as cache:
-        pictures, style, names, more = (cache[key] for key in ("pictures", "style", "name", "more"))
-    things = list(sprites.load_things()["things"])
+    pins = [[*pin.items()] for pin in sprites.icon_sets().values()]
+    things = sprites.load_things()["things"]
+    sources = repr((_emoji()["more"], NOT_EMOJI, things, pins)).encode()
+    cache = sprites.cached("judge-sprites", sources, ("style", "name", "more"), _rows)
+    selected = np.isin(cache["style"], styles)
     alike = {_key(name) for name in _emoji()["alike"]}
-    extra = sorted({str(name) for name in names} - set(things), key=lambda name: (name in alike, name))
-    number = {name: index for index, name in enumerate([*things, *extra])}
-    chosen = np.isin(style, styles)
-    labels = torch.tensor([number[str(name)] for name in names[chosen]])
-    others = sum(name not in alike for name in extra)
-    return Bank(torch.from_numpy(pictures[chosen]), labels, torch.from_numpy(more[chosen]), things, others, len(number))
+    emoji = sorted({str(name) for name in cache["name"]} - set(things), key=lambda name: (name in alike, name))
+    number = {name: index for index, name in enumerate([*things, *emoji])}
+    return Bank(
+        torch.from_numpy(cache["pictures"][selected]),
+        torch.tensor([number[str(name)] for name in cache["name"][selected]]),
+        torch.from_numpy(cache["more"][selected]),
+        list(things),
+        sum(name not in alike for name in emoji),
+        len(number),
+    )
 
 
 def _emoji() -> dict:
@@ -61,55 +66,44 @@ def _emoji() -> dict:
     return json.loads((sprites.HERE / "judge_emoji.json").read_text(encoding="utf-8"))
 
 
-def _cached() -> Path:
-    pins = [[*pin.items()] for pin in sprites.icon_sets().values()]
-    source = repr((_emoji()["more"], NOT_EMOJI, sprites.load_things()["things"], pins))
-    path = sprites.CACHE / f"judge-sprites-{hashlib.sha256(source.encode()).hexdigest()[:12]}.npz"
-    if not path.exists():
-        rows = list(_rows())
-        pictures, style, name, more = (np.array(column) for column in zip(*rows, strict=True))
-        unfinished = path.with_suffix(".part")
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, pictures=pictures, style=style, name=name, more=more)
-        unfinished.replace(path)
-    return path
-
-
-def _rows():
+def _rows() -> Iterator[tuple[np.ndarray, str, str, bool]]:
     """Yield (sprite, style, name, whether it is more than things.json has); every picture once."""
     sets = {style: pin for style, pin in sprites.icon_sets().items() if pin["use"] != "held out"}
     files = {style: sprites.read_icons(pin) for style, pin in sets.items()}
-    same = {_key(name): _key(to["parent"]) for file in files.values() for name, to in file.get("aliases", {}).items()}
+    aliases = {
+        _key(name): _key(alias["parent"]) for file in files.values() for name, alias in file.get("aliases", {}).items()
+    }
 
     def key_of(name: str) -> str:
-        return same.get(_key(name), _key(name))
+        return aliases.get(_key(name), _key(name))
 
     icons = {style: {key_of(name): name for name in file["icons"]} for style, file in files.items()}
     shared = Counter(key for names in icons.values() for key in names)
-    more = {key_of(name): thing for thing, names in _emoji()["more"].items() for name in names}
+    thing_of = {key_of(name): thing for thing, names in _emoji()["more"].items() for name in names}
     things = {key_of(name) for name in _names_of_things()}
-    other = {key for key, number in shared.items() if number >= 3} - set(more) - things
+    emoji = {key for key, number in shared.items() if number >= 3} - set(thing_of) - things
     for style, pin in sets.items():
-        seen = set()
-        for thing, found in sprites.load_sprites([style]).items():
-            for sprite in found:
+        pictures = set()
+        for thing, full_size in sprites.load_sprites([style]).items():
+            for sprite in full_size:
                 small = _small(sprite)
-                seen.add(small.tobytes())
+                pictures.add(small.tobytes())
                 yield small, style, thing, False
         draw = sprites.drawings(pin)
         for key, name in icons[style].items():
-            if key in more or (key in other and not re.search(NOT_EMOJI, name)):
+            if key in thing_of or (key in emoji and not re.search(NOT_EMOJI, name)):
                 small = _small(sprites.centred(draw(name)))
-                if small.tobytes() not in seen:
-                    seen.add(small.tobytes())
-                    yield small, style, more.get(key, key), True
+                if small.tobytes() not in pictures:
+                    pictures.add(small.tobytes())
+                    yield small, style, thing_of.get(key, key), True
 
 
 def _names_of_things() -> set[str]:
-    lists = (
+    """The icon names in things.json."""
+    values = [
         value for thing in sprites.load_things()["things"].values() for key, value in thing.items() if key != "words"
-    )
-    return {name for names in lists if isinstance(names, list) for name in names}
+    ]
+    return {name for value in values if isinstance(value, list) for name in value}
 
 
 def _key(name: str) -> str:

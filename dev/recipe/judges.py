@@ -1,7 +1,7 @@
-"""Trains the two judges, six minutes each of one thread.
+"""Trains the two judges, six minutes each on one thread.
 
 Each learns to name the things of things.json in augmented pictures, and to say "none" of other emoji and of pictures of
-nothing; a second head, dropped at the end, tells a thousand emoji apart, which teaches it to look at shapes.
+nothing; a second head, dropped at the end, tells a thousand emoji apart, which teaches the network to look at shapes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
+from unguide.demo_model.judges.networks import NETWORKS
 
-from dev.judge.networks import NETWORKS
-from dev.recipe import judge_pictures as draw
+from dev.recipe import judge_pictures
 from dev.recipe.judge_sprites import Bank, load_bank
 from dev.recipe.muon import Muon
 from dev.recipe.scenes import LANDSCAPES, Scenes
@@ -31,15 +31,12 @@ SEED = {"a": 11, "b": 47}
 RATE, KERNEL_RATE = 3e-3, 0.02
 BATCH, THINGS_SHARE, NOTHING_SHARE = 64, 0.7, 0.12
 MORE_WEIGHT = 0.35
-"""Of a thing's further icons together, or faces and taxis would crowd out whole cats and plain cars."""
+"""The weight of a thing's further icons together, or faces and taxis would crowd out whole cats and plain cars."""
 
 LANDSCAPES_EACH, LANDSCAPE_SHARE = 24, 0.1
 SMOOTHING, DECAY = 0.05, 0.998
-EMOJI_WEIGHT = 0.3
-"""Of the second task, to tell all emoji apart, which serves to make better features."""
-
-HARD_FROM, HARDEST = 0.4, 0.9
-"""Pictures get harder up to this share of the training: with hard ones from the start it learns nothing."""
+EMOJI_WEIGHT = 0.3  # of the loss of the second head
+HARD_FROM, HARDEST = 0.4, 0.9  # pictures get harder up to this share of the training, or the judge learns nothing
 
 
 class Pictures:
@@ -70,7 +67,7 @@ class Pictures:
         chosen = chosen[self.scene[chosen].argsort(stable=True)]  # a shuffled forest would still be a forest
         pictures, labels = self.draw(chosen), self.labels[chosen]
         nothing = max(2, round(NOTHING_SHARE * number))
-        pictures[:nothing] = draw.nothings(pictures[:nothing], pictures[nothing : 2 * nothing])
+        pictures[:nothing] = judge_pictures.nothings(pictures[:nothing], pictures[nothing : 2 * nothing])
         labels[:nothing] = self.bank.classes
         return pictures, labels
 
@@ -82,11 +79,11 @@ class Pictures:
 
     def draw(self, chosen: torch.Tensor) -> torch.Tensor:
         """The sprites of these numbers on backgrounds of any kind, augmented."""
-        behind = draw.backgrounds(len(chosen), self.strength)
+        backgrounds = judge_pictures.backgrounds(len(chosen), self.strength)
         place = torch.rand(len(chosen)) < LANDSCAPE_SHARE * self.strength
         which = torch.randint(len(self.landscapes), (int(place.sum()),))
-        behind[place] = self.landscapes[which] / 255
-        return draw.compose(self.sprites[chosen] / 255, behind, self.strength)
+        backgrounds[place] = self.landscapes[which] / 255
+        return judge_pictures.compose(self.sprites[chosen] / 255, backgrounds, self.strength)
 
 
 def landscapes(styles: list[str]) -> torch.Tensor:
@@ -97,19 +94,19 @@ def landscapes(styles: list[str]) -> torch.Tensor:
 
 
 def learn(which: str, pictures: Pictures, seconds: float) -> nn.Module:
-    """Train a judge's network for so many seconds of one thread's time; returns the average of its weights."""
+    """Train a judge's network for so many seconds of processor time; returns the average of its weights."""
     things, classes = len(pictures.bank.things), pictures.bank.classes
     network = NETWORKS[which](things + 1).to(memory_format=torch.channels_last)
     emoji = nn.Linear(network.head.in_features, classes + 1)
     kernels = [p for p in network.body.parameters() if p.ndim == 4 and len(p) > 1]
-    others = [p for p in (*network.parameters(), *emoji.parameters()) if not any(p is kernel for kernel in kernels)]
-    optimizers = Muon(kernels, KERNEL_RATE), torch.optim.AdamW(others, RATE, (0.9, 0.98), weight_decay=0.03)
+    vectors = [p for p in (*network.parameters(), *emoji.parameters()) if not any(p is kernel for kernel in kernels)]
+    optimizers = Muon(kernels, KERNEL_RATE), torch.optim.AdamW(vectors, RATE, (0.9, 0.98), weight_decay=0.03)
     average, began, step = copy.deepcopy(network).eval(), time.process_time(), 0
-    while (done := (time.process_time() - began) / seconds) < 1:
+    while (progress := (time.process_time() - began) / seconds) < 1:
         for optimizer, rate in zip(optimizers, (KERNEL_RATE, RATE), strict=True):
-            optimizer.param_groups[0]["lr"] = rate * min(1, step / 100, 1.4 * (1.01 - done))
+            optimizer.param_groups[0]["lr"] = rate * min(1, step / 100, 1.4 * (1.01 - progress))
             optimizer.zero_grad()
-        pictures.strength = HARDEST * min(1.0, 0.05 + done / HARD_FROM)
+        pictures.strength = HARDEST * min(1.0, 0.05 + progress / HARD_FROM)
         drawn, labels = pictures.batch(BATCH)
         drawn = (drawn * 2 - 1).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
@@ -124,16 +121,16 @@ def learn(which: str, pictures: Pictures, seconds: float) -> nn.Module:
         track(average, network, min(DECAY, step / (step + 9)))
         if step % 200 == 0:
             right = (logits.argmax(1) == labels)[labels < things].float().mean().item()
-            print(f"{which} step {step}, {done:.0%}: loss {loss.item():.3f}, things right {right:.0%}", flush=True)
+            print(f"{which} step {step}, {progress:.0%}: loss {loss.item():.3f}, things right {right:.0%}", flush=True)
     return average
 
 
 @torch.no_grad()
 def track(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the average of the weights a little towards the present ones."""
-    for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+    """Move the average of the weights a little towards those of the network."""
+    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if mean.is_floating_point():
-            mean.lerp_(now, 1 - decay)
+            mean.lerp_(value, 1 - decay)
 
 
 @torch.no_grad()
@@ -151,7 +148,7 @@ def calibrate(network: nn.Module, pictures: Pictures, number: int = 2048) -> flo
 
 
 def train(which: str, out_folder: Path, seconds: float = 340) -> None:
-    """Train judge "a" or "b" for so many seconds of processor time; writes its weights and what is known of it."""
+    """Train judge "a" or "b" for so many seconds of processor time; writes its weights and its entry in judges.json."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(SEED[which])
@@ -164,7 +161,7 @@ def train(which: str, out_folder: Path, seconds: float = 340) -> None:
     weights = {name: value.half() for name, value in network.state_dict().items() if value.is_floating_point()}
     save_file({name: value.contiguous() for name, value in weights.items()}, out_folder / f"{which}.safetensors")
     path = out_folder / "judges.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"judges": {}}
-    known["names"] = bank.things
-    known["judges"][which] = {"temperature": round(temperature, 3), "left_out": left_out, "styles": styles}
-    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"judges": {}}
+    entries["names"] = bank.things
+    entries["judges"][which] = {"temperature": round(temperature, 3), "left_out": left_out, "styles": styles}
+    path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")

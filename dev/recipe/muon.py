@@ -12,14 +12,14 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """For convolution kernels, each taken as a matrix [outputs, inputs * height * width]; the rest is AdamW's."""
+    """For convolution kernels, each taken as a matrix [outputs, inputs * height * width]."""
 
     def __init__(self, parameters, lr: float = 0.02, momentum: float = 0.9, weight_decay: float = 0.1):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of every kernel."""
+        """Update every kernel once."""
         for group in self.param_groups:
             for kernel in group["params"]:
                 average = self.state[kernel].setdefault("average", torch.zeros_like(kernel))
@@ -32,11 +32,11 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(kernel: torch.Tensor, iterations: int = 4) -> torch.Tensor:
     """The kernel with its singular values brought near 1."""
     matrix = kernel.flatten(1).bfloat16()
-    turned = matrix.shape[0] > matrix.shape[1]
-    matrix = matrix.T if turned else matrix
+    tall = matrix.shape[0] > matrix.shape[1]
+    matrix = matrix.T if tall else matrix
     matrix = matrix / (matrix.norm() + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(iterations):
         square = matrix @ matrix.T
         matrix = a * matrix + (b * square + c * square @ square) @ matrix
-    return (matrix.T if turned else matrix).float().view_as(kernel)
+    return (matrix.T if tall else matrix).float().view_as(kernel)

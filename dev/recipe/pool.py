@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,11 @@ from dev.recipe.scenes import Scenes
 from dev.recipe.sprites import load_sprites, load_things, styles
 
 CHUNK = 250
-DIRECTIONS = 3000
-"""So many of the most frequent words give the directions in which captions are moved."""
-
-NEAR, NEARER = 0.45, 0.08
-"""A word belongs to a concept from this cosine of their meanings, if no other concept's is within so much of it."""
-
+DIRECTIONS = 3000  # the number of most frequent words that give the directions in which captions are moved
+NEAR, MARGIN = 0.45, 0.08
+"""A word belongs to a concept from the cosine NEAR of their meanings, if no other concept's is within MARGIN of it."""
 PLAIN = 0.9
-"""From this cosine with a concept's meaning a caption says that concept, and no attribute or second thing."""
+"""From this cosine with a concept's meaning a caption says that concept, without an attribute or a second thing."""
 
 
 @dataclass
@@ -50,25 +47,25 @@ class Pool:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`size` random latents and contexts, fp32; a share `empty` of the captions is the empty one.
 
-        With `widened` a picture answers to a region of meanings, and not to a point that was learnt by heart: half of
-        the captions are moved by up to so many times another word's meaning, or as far in a random direction, unless
+        With `widened` a picture answers to a region of meanings, and not only to the one point it was trained on: half
+        of the captions are moved by up to so many times another word's meaning, or as far in a random direction, unless
         that brings another concept nearer; and every fourth plain one is a word that belongs to the concept.
         """
-        chosen = torch.randint(len(self.latents), (size,), generator=generator)
-        captions = self.captions[chosen].masked_fill(torch.rand(size, generator=generator) < empty, 0)
+        pictures = torch.randint(len(self.latents), (size,), generator=generator)
+        captions = self.captions[pictures].masked_fill(torch.rand(size, generator=generator) < empty, 0)
         contexts = self.contexts[captions].float()
         if widened:
             full = captions != 0
-            before = self.nearest(contexts)
+            cosine, concept = self.nearest(contexts)
             moved = self.moved(contexts, widened, generator)
-            kept = full & (torch.rand(size, generator=generator) < 0.5) & (self.nearest(moved)[1] == before[1])
-            worded = full & (before[0] > PLAIN) & (torch.rand(size, generator=generator) < 0.25)
-            contexts = torch.where(kept[:, None, None], moved, contexts)
-            for row in worded.nonzero()[:, 0]:
-                those = (self.belongs == before[1][row]).nonzero()[:, 0]
-                if len(those):
-                    contexts[row] = self.words[those[torch.randint(len(those), (1,), generator=generator)]][0].float()
-        return self.latents[chosen].float(), contexts
+            move = full & (torch.rand(size, generator=generator) < 0.5) & (self.nearest(moved)[1] == concept)
+            replace = full & (cosine > PLAIN) & (torch.rand(size, generator=generator) < 0.25)
+            contexts = torch.where(move[:, None, None], moved, contexts)
+            for row in replace.nonzero()[:, 0]:
+                words = (self.belongs == concept[row]).nonzero()[:, 0]
+                if len(words):
+                    contexts[row] = self.words[words[torch.randint(len(words), (1,), generator=generator)]][0].float()
+        return self.latents[pictures].float(), contexts
 
     def nearest(self, contexts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine of each context's meaning with the nearest concept's, and that concept's number."""
@@ -84,14 +81,10 @@ class Pool:
         moved = moved * (contexts.norm(dim=2, keepdim=True) / moved.norm(dim=2, keepdim=True))
         return torch.cat([contexts[:, :1], moved[:, 1:]], 1)  # the start token means nothing
 
-    def clone(self) -> Pool:
-        """A copy that autograd may use, if this one was made in inference mode."""
-        return Pool(*(getattr(self, it.name).clone() for it in fields(self)))
-
 
 def make_pool(folder: Path, size: int, seed: int, quiet: bool = False) -> Pool:
     """Draw `size` pictures and encode them, and their captions, with the finished encoders in `folder`."""
-    from demo_model import load_autoencoder, load_config, load_text_encoder
+    from unguide.demo_model.loader import load_autoencoder, load_config, load_text_encoder
 
     config = load_config(folder)
     autoencoder = load_autoencoder(folder, config["vae"])
@@ -121,7 +114,7 @@ def meanings(encode) -> Iterator[torch.Tensor]:
     origin = outputs[:DIRECTIONS].mean(0)
     cosines = (normalize(outputs - origin, dim=1) @ normalize(concepts - origin, dim=1).T).topk(2, dim=1)
     first, second = cosines.values.T
-    near = ((first > NEAR) & (first - second > NEARER)).nonzero()[:, 0]
+    near = ((first > NEAR) & (first - second > MARGIN)).nonzero()[:, 0]
     yield from (origin, outputs[:DIRECTIONS] - origin, concepts - origin)
     yield torch.cat([encode(photo(words[number])) for number in near])
     yield cosines.indices[near, 0]

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-HUE_WIDTH = 50.0
-"""Degrees around the main hue within which a pixel belongs to the body."""
+HUE_WIDTH = 50.0  # degrees around the main hue within which a pixel belongs to the body
 
 
 def recolour(sprite: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -35,12 +34,12 @@ def _body(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     hue = _hue(rgb, high, low) % 360
     votes, edges = np.histogram(hue, bins=36, range=(0, 360), weights=vivid)
     votes = votes + np.roll(votes, 1) + np.roll(votes, -1)
-    away = np.abs((hue - edges[votes.argmax()] - 5 + 180) % 360 - 180)
-    return alpha * np.clip((HUE_WIDTH - away) / 15, 0, 1) * np.clip(saturation / 0.25, 0, 1)
+    distance = np.abs((hue - edges[votes.argmax()] - 5 + 180) % 360 - 180)
+    return alpha * np.clip((HUE_WIDTH - distance) / 15, 0, 1) * np.clip(saturation / 0.25, 0, 1)
 
 
 def _hue(rgb: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """HSV's hue in degrees."""
+    """The hue of HSV, in degrees."""
     r, g, b = np.moveaxis(rgb, -1, 0)
     span = np.maximum(high - low, 1)
     return 60 * np.where(high == r, (g - b) / span, np.where(high == g, 2 + (b - r) / span, 4 + (r - g) / span))

@@ -1,6 +1,6 @@
 """Training pictures with captions, composed of sprites on the fly.
 
-Deliberately easy (centred, two sizes, flips and nothing more): so small a model learns it several times faster.
+They are deliberately easy (centred, two sizes, flips): a model this small then learns several times faster.
 """
 
 import numpy as np
@@ -12,26 +12,19 @@ from .recolour import body_share, recolour
 SIZE = 64
 KINDS = {"single": 0.70, "coloured": 0.08, "pair": 0.08, "count": 0.04, "placed": 0.04, "scene": 0.06}
 """The share of each kind of picture: see the methods of these names."""
-
 OVERSAMPLED = {"airplane": 3, "automobile": 2, "bird": 3, "cat": 2, "deer": 3,
                "dog": 2, "frog": 2, "horse": 3, "ship": 3, "truck": 2}  # fmt: skip
 CANONICAL_SHARE = 0.4
 NAMED_BACKGROUND_SHARE = 0.3
-WHITE_SHARE, PLAIN_SHARE = 0.5, 0.3
-"""Of the backgrounds that the caption does not name; the others are gradients."""
+WHITE_SHARE, PLAIN_SHARE = 0.5, 0.3  # of the backgrounds that the caption does not name; the others are gradients
 COLOURED_IN_PAIR_SHARE = 0.4
-
 SINGLE_SIZES, PAIR_SIZE, PLACED_SIZE = (52, 44), 30, 34
-COUNTS = {
+COUNTS = {  # centres (x, y) of the things that are counted
     "two": ((16, 32), (48, 32)),
     "three": ((32, 17), (16, 47), (48, 47)),
     "four": ((17, 17), (47, 17), (17, 47), (47, 47)),
 }
-"""Centres (x, y) of the things that are counted."""
-
-PAINTABLE = 0.3
-"""The least share of a sprite that a colour must change, or "a red ship" is a white one with a red line."""
-
+PAINTABLE = 0.3  # the least share of a sprite that a colour must change, or "a red ship" is a white one with a red line
 LANDSCAPES = {
     # scene: (preposition, colours from top to bottom, rows of (height of the centre, sprites, their size))
     "forest": ("in", ((135, 205, 125), (80, 160, 75)), ((16, 4, 26), (34, 3, 30), (50, 3, 26))),
@@ -76,48 +69,48 @@ class Scenes:
     def _single(self, rng):
         """As in "a photo of the cat", "a dog on a blue background"."""
         thing = self._thing(rng)
-        canvas, where = self._alone(rng, thing)
-        return canvas, caption_of(self._word(rng, thing), rng) + where
+        canvas, background = self._alone(rng, thing)
+        return canvas, caption_of(self._word(rng, thing), rng) + background
 
     def _alone(self, rng, thing: str) -> tuple[np.ndarray, str]:
         """A canvas with this thing, and how the caption names the background."""
-        canvas, where = self._background(rng)
+        canvas, background = self._background(rng)
         self._paste(canvas, self._stamp(rng, thing, _pick(rng, SINGLE_SIZES)), 32, 32)
-        return canvas, where
+        return canvas, background
 
     def _coloured(self, rng):
         """One thing in a colour: "a photo of a red car"."""
         thing = _pick(rng, list(self.paintable))
         colour = _pick(rng, list(self.colours))
-        canvas, where = self._background(rng, avoid=(colour,))
+        canvas, background = self._background(rng, avoid=(colour,))
         self._paste(canvas, self._stamp(rng, thing, _pick(rng, SINGLE_SIZES), colour), 32, 32)
-        return canvas, caption_of(f"{colour} {self._word(rng, thing)}", rng) + where
+        return canvas, caption_of(f"{colour} {self._word(rng, thing)}", rng) + background
 
     def _pair(self, rng):
         """Two things, the first on the left: "a cat and a dog", "a red car next to a blue boat"."""
-        left, right = self._thing(rng), self._thing(rng)
-        while right == left:
-            right = self._thing(rng)
+        things = [self._thing(rng), self._thing(rng)]
+        while things[1] == things[0]:
+            things[1] = self._thing(rng)
         colours = [
             _pick(rng, list(self.colours))
             if thing in self.paintable and rng.random() < COLOURED_IN_PAIR_SHARE else None
-            for thing in (left, right)
+            for thing in things
         ]  # fmt: skip
-        canvas, where = self._background(rng, avoid=colours)
+        canvas, background = self._background(rng, avoid=colours)
         nouns = []
-        for thing, colour, x in zip((left, right), colours, (16, 48), strict=True):
+        for thing, colour, x in zip(things, colours, (16, 48), strict=True):
             self._paste(canvas, self._stamp(rng, thing, PAIR_SIZE, colour), x, 32)
             nouns.append(with_article(f"{colour} {self._word(rng, thing)}" if colour else self._word(rng, thing)))
-        return canvas, caption_of_phrase(_pick(rng, (" and ", " and ", " next to ")).join(nouns), rng) + where
+        return canvas, caption_of_phrase(_pick(rng, (" and ", " and ", " next to ")).join(nouns), rng) + background
 
     def _count(self, rng):
         """The same thing several times: "two cats", "three apples"."""
         thing, number = self._thing(rng), _pick(rng, list(COUNTS))
-        canvas, where = self._background(rng)
+        canvas, background = self._background(rng)
         stamp = self._stamp(rng, thing, PAIR_SIZE)
         for x, y in COUNTS[number]:
             self._paste(canvas, stamp, x, y)
-        return canvas, caption_of_phrase(f"{number} {plural(self._word(rng, thing))}", rng) + where
+        return canvas, caption_of_phrase(f"{number} {plural(self._word(rng, thing))}", rng) + background
 
     def _placed(self, rng):
         """A thing in a scene: "a cat in the forest"."""
@@ -180,7 +173,7 @@ class Scenes:
 
     @staticmethod
     def _paste(canvas: np.ndarray, stamp: np.ndarray, x: int, y: int) -> None:
-        """Lay `stamp` on `canvas` with its centre at (x, y); what sticks out is cut off."""
+        """Paste `stamp` on `canvas` with its centre at (x, y), cut off at the edges."""
         left, top = x - stamp.shape[1] // 2, y - stamp.shape[0] // 2
         stamp = stamp[max(-top, 0) : SIZE - top, max(-left, 0) : SIZE - left]
         height, width = stamp.shape[:2]

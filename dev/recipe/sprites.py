@@ -7,26 +7,26 @@ import json
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import resvg_py
 from PIL import Image
+from unguide.unguide_ops.files.atomic import write_whole
 
-from dev.stages import DevError
+from dev.console import DevError
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".dev" / "recipe"
-SIZE = 96
-"""Pixels a side of a sprite; its content touches a margin of one pixel."""
-
+SIZE = 96  # pixels a side of a sprite; its content touches a margin of one pixel
 RENDERED = 288
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-VISIBLE = 16
-"""Alpha from which a pixel counts as content: soft shadows do not move the centre."""
+VISIBLE = 16  # alpha from which a pixel counts as content: soft shadows do not move the centre
+Pin = configparser.SectionProxy
 
 
-def icon_sets() -> dict[str, configparser.SectionProxy]:
+def icon_sets() -> dict[str, Pin]:
     """The pinned icon sets, style -> `package`, `version`, `sha256`, `licence`, `use` (train, judge or held out)."""
     sets = configparser.ConfigParser(interpolation=None)
     sets.read(HERE / "icon_sets.ini", encoding="utf-8")
@@ -52,39 +52,40 @@ def load_sprites(styles: list[str]) -> dict[str, np.ndarray]:
     unknown = set(styles) - set(icon_sets())
     if unknown:
         raise ValueError(f"`styles` names {sorted(unknown)}: icon_sets.ini has {sorted(icon_sets())}")
-    with np.load(_cached()) as cache:
-        pictures, style, concept = cache["pictures"], cache["style"], cache["concept"]
-    chosen = np.isin(style, styles)
-    return {str(name): pictures[chosen & (concept == name)] for name in dict.fromkeys(concept)}
+    files = ("icon_sets.ini", "things.json", "sprites.py")  # the cache is out of date if one of them changes
+    cache = cached("sprites", b"".join((HERE / name).read_bytes() for name in files), ("style", "concept"), _render)
+    selected, concept = np.isin(cache["style"], styles), cache["concept"]
+    return {str(name): cache["pictures"][selected & (concept == name)] for name in dict.fromkeys(concept)}
 
 
-def _cached() -> Path:
-    """The file of all sprites; its name holds a digest of what it was made from, so that it is never out of date."""
-    sources = b"".join((HERE / name).read_bytes() for name in ("icon_sets.ini", "things.json", "sprites.py"))
-    path = CACHE / f"sprites-{hashlib.sha256(sources).hexdigest()[:12]}.npz"
+def cached(
+    name: str, sources: bytes, columns: tuple[str, ...], rows: Callable[[], Iterable[tuple]]
+) -> dict[str, np.ndarray]:
+    """The arrays `pictures` and `columns` of (picture, *columns) rows, made once for the same sources."""
+    path = CACHE / f"{name}-{hashlib.sha256(sources).hexdigest()[:12]}.npz"
     if not path.exists():
-        rows = [row for style, pin in icon_sets().items() for row in _render_style(style, pin)]
-        pictures, style, concept = (np.array(column) for column in zip(*rows, strict=True))
-        unfinished = path.with_suffix(".part")
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, pictures=pictures, style=style, concept=concept)
-        unfinished.replace(path)
-    return path
+        arrays = (np.array(column) for column in zip(*rows(), strict=True))
+        file = io.BytesIO()
+        np.savez_compressed(file, **dict(zip(("pictures", *columns), arrays, strict=True)))
+        write_whole(path, file.getvalue())
+    with np.load(path) as cache:
+        return dict(cache)
 
 
-def _render_style(style: str, pin: configparser.SectionProxy):
-    """Yield (sprite, style, concept); an icon of the shared list that this style lacks is left out."""
-    draw = drawings(pin)
-    for concept, thing in load_things()["things"].items():
-        for name in thing.get(style, thing["sprites"]):
-            picture = draw(name)
-            if picture is not None:
-                yield centred(picture), style, concept
-            elif style in thing:
-                raise ValueError(f"things.json: {concept!r} names {name!r} for {style}, which has no such icon")
+def _render() -> Iterator[tuple[np.ndarray, str, str]]:
+    """Yield (sprite, style, concept); an icon of the shared list that a style lacks is left out."""
+    for style, pin in icon_sets().items():
+        draw = drawings(pin)
+        for concept, thing in load_things()["things"].items():
+            for name in thing.get(style, thing["sprites"]):
+                picture = draw(name)
+                if picture is not None:
+                    yield centred(picture), style, concept
+                elif style in thing:
+                    raise ValueError(f"things.json: {concept!r} names {name!r} for {style}, which has no such icon")
 
 
-def drawings(pin: configparser.SectionProxy):
+def drawings(pin: Pin) -> Callable[[str], Image.Image | None]:
     """A function from a name to its picture (or None) in an Iconify set, which is one JSON file of SVG bodies."""
     icons = read_icons(pin)
 
@@ -112,13 +113,21 @@ def centred(picture: Image.Image) -> np.ndarray:
     return np.asarray(sprite)
 
 
-def read_icons(pin: configparser.SectionProxy) -> dict:
+def on_background(sprite: np.ndarray, size: int, colour: Iterable[int]) -> np.ndarray:
+    """A sprite scaled to `size` pixels in the middle of a picture of one colour (RGB), [64, 64, 3] in [0, 1]."""
+    small = Image.fromarray(sprite).resize((size, size), Image.Resampling.LANCZOS)
+    picture = Image.new("RGBA", (64, 64), tuple(colour))
+    picture.alpha_composite(small, ((64 - size) // 2, (64 - size) // 2))
+    return np.asarray(picture.convert("RGB"), np.float32) / 255
+
+
+def read_icons(pin: Pin) -> dict:
     """The JSON file of an Iconify set."""
     with tarfile.open(_package(pin)) as package:
         return json.load(package.extractfile("package/icons.json"))
 
 
-def _package(pin: configparser.SectionProxy) -> Path:
+def _package(pin: Pin) -> Path:
     """The package's tarball, fetched by `npm pack` and checked against its hash; it is read, never installed."""
     path = CACHE / "npm" / f"{pin['package'].lstrip('@').replace('/', '-')}-{pin['version']}.tgz"
     if not path.exists():
@@ -126,10 +135,8 @@ def _package(pin: configparser.SectionProxy) -> Path:
         if npm is None:
             raise DevError("`npm` is not installed, but the icon sets come out of npm packages: install Node.js.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{pin['package']}@{pin['version']}"
-        subprocess.run(
-            [npm, "pack", name, "--ignore-scripts", "--silent"], cwd=path.parent, check=True, stdout=subprocess.DEVNULL
-        )
+        command = [npm, "pack", f"{pin['package']}@{pin['version']}", "--ignore-scripts", "--silent"]
+        subprocess.run(command, cwd=path.parent, check=True, stdout=subprocess.DEVNULL)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != pin["sha256"]:
         raise DevError(f"{path.name} has the SHA-256 {digest}, but icon_sets.ini expects {pin['sha256']}: delete it.")

@@ -1,4 +1,4 @@
-"""What the text encoder learns to read: English words, and phrases of colours, counts, two things and scenes.
+"""The texts that the text encoder learns from: English words, and phrases of colours, counts, two things and scenes.
 
 A phrase is written in segments parted by " | ", things and connectives in turn, with "the" for every article:
 "the red car | next to | the blue boat". So each thing of a phrase can be found again in the caption made of it.
@@ -7,12 +7,14 @@ A phrase is written in segments parted by " | ", things and connectives in turn,
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
+from wordfreq import top_n_list
+
+from dev import ROOT
 from dev.recipe.captions import plural, with_article
+from dev.recipe.sprites import load_things
 
-THINGS = Path(__file__).with_name("things.json")
-WORDS = Path(__file__).parents[2] / "prompts" / "benchmark" / "words.json"
+WORDS = ROOT / "prompts" / "benchmark" / "words.json"
 TEMPLATES = {
     "a photo of {}": 8, "a picture of {}": 2, "an image of {}": 2, "a drawing of {}": 2, "an icon of {}": 1,
     "a small picture of {}": 1, "{} in the picture": 0.5, "this is {}": 0.5, "a painting of {}": 0.5,
@@ -26,18 +28,17 @@ COUNTS = ["two", "three", "four", "five", "many"]
 RELATIONS = ["and", "next to", "beside", "with", "on", "above", "under", "behind", "in front of", "in", "near"]
 SCENES = ["the forest", "the sea", "the sky", "the street", "the ground", "the snow", "the beach", "the city",
           "the desert", "the grass", "the river", "the mountains", "the garden", "the water", "the night"]  # fmt: skip
-ENGLISH = 16_000
-"""So many of the most frequent words of English are looked at; most are made of letters alone."""
+ENGLISH = 16_000  # the number of frequent words that are looked at; most are made of letters alone
 
 
 def colours() -> list[str]:
     """The colours that the training pictures have."""
-    return list(json.loads(THINGS.read_text(encoding="utf-8"))["colours"])
+    return list(load_things()["colours"])
 
 
 def concepts() -> dict[str, list[str]]:
     """The concepts that the pictures show, scenes among them: name -> words for it."""
-    return {name: thing["words"] for name, thing in json.loads(THINGS.read_text(encoding="utf-8"))["things"].items()}
+    return {name: thing["words"] for name, thing in load_things()["things"].items()}
 
 
 def benchmark() -> dict:
@@ -56,8 +57,6 @@ def drawable() -> list[str]:
 
 def english() -> list[str]:
     """Frequent English words, most frequent first."""
-    from wordfreq import top_n_list
-
     return [word for word in top_n_list("en", ENGLISH) if word.isascii() and word.isalpha() and len(word) > 1]
 
 
@@ -65,11 +64,11 @@ def phrases(number: int, seed: int = 0) -> list[str]:
     """`number` different phrases; most of their things are drawable, the others any English word."""
     draw = random.Random(seed)
     nouns, words, tints = drawable(), english()[100:9000], colours()
-    made = {f"the {quality} {noun}": None for quality in (*tints, *LOOKS) for noun in nouns}
-    made |= {f"the {noun} | on | the {tint} background": None for tint in tints for noun in nouns}
-    while len(made) < number:
-        made[_phrase(draw, lambda: draw.choice(draw.choice((nouns, words))), tints)] = None
-    return list(made)
+    phrases = {f"the {quality} {noun}": None for quality in (*tints, *LOOKS) for noun in nouns}
+    phrases |= {f"the {noun} | on | the {tint} background": None for tint in tints for noun in nouns}
+    while len(phrases) < number:
+        phrases[_phrase(draw, lambda: draw.choice(draw.choice((nouns, words))), tints)] = None
+    return list(phrases)
 
 
 def _phrase(draw: random.Random, noun, tints: list[str]) -> str:

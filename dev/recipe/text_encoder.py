@@ -26,12 +26,8 @@ CONFIG = {
     "projection_dim": 192, "vocab_size": 49408, "model_type": "clip_text_model",
 }  # fmt: skip
 PHRASES = 60_000
-FLATTEN = 0.1
-"""How far the teacher's components are brought to equal strength: 0 leaves them, 0.5 makes them equal."""
-
-SHARES = {"english": 0.34, "drawable": 0.22, "phrases": 0.43, "empty": 0.01}
-"""What a batch is made of."""
-
+FLATTEN = 0.1  # how far the teacher's components are brought to equal strength: 0 leaves them, 0.5 makes them equal
+SHARES = {"english": 0.34, "drawable": 0.22, "phrases": 0.43, "empty": 0.01}  # of the groups in a batch
 BATCH, FULL_BATCH, FULL_EVERY, PADS = 256, 48, 4, 4
 """Prompts a step. Every fourth step has all 77 positions; the others a few places behind the end, drawn at random."""
 
@@ -40,27 +36,17 @@ THING, CONTRAST, SHARPNESS, ALIKE = 0.5, 0.1, 10.0, 0.85
 """Weights of the things' loss and the contrast; prompts whose targets are more than ALIKE are not contrasted."""
 
 
-class Projection:
-    """The teacher's space, centred and cut to its first principal components; unit vectors in and out."""
-
-    def __init__(self, mean: torch.Tensor, matrix: torch.Tensor):
-        self.mean, self.matrix = mean, matrix
-
-    @classmethod
-    def fit(cls, vectors: torch.Tensor, width: int) -> "Projection":
-        """Fit to `vectors`, [N, 384]."""
-        mean = vectors.mean(0)
-        strength, axes = torch.linalg.eigh((vectors - mean).T @ (vectors - mean) / len(vectors))
-        strength, axes = strength.flip(0)[:width], axes.flip(1)[:, :width]
-        return cls(mean, axes * (strength / strength[0]) ** -FLATTEN)
-
-    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Project [N, 384] to unit vectors [N, width]."""
-        return functional.normalize((vectors - self.mean) @ self.matrix, dim=-1)
+def project(vectors: torch.Tensor, fitted: int, width: int) -> torch.Tensor:
+    """The teacher's vectors [N, 384] as unit vectors [N, width]: the principal components of the first `fitted`."""
+    sample = vectors[:fitted] - vectors[:fitted].mean(0)
+    strength, axes = torch.linalg.eigh(sample.T @ sample / fitted)
+    strength, axes = strength.flip(0)[:width], axes.flip(1)[:, :width]
+    matrix = axes * (strength / strength[0]) ** -FLATTEN
+    return functional.normalize((vectors - vectors[:fitted].mean(0)) @ matrix, dim=-1)
 
 
-class Lessons:
-    """The prompts to learn from, and what each has to mean: a row of `targets`, of norm 1."""
+class TrainingPrompts:
+    """The prompts to learn from, and what each should mean: a row of `targets`, of norm 1."""
 
     def __init__(self, width: int):
         self.groups = {
@@ -69,13 +55,13 @@ class Lessons:
             "phrases": text_corpus.phrases(PHRASES),
             "empty": [""],
         }
-        whole = list(dict.fromkeys(phrase for group in self.groups.values() for phrase in group))
-        parts = [thing for phrase in self.groups["phrases"] for _, thing in text_corpus.things_in(phrase)]
-        self.row = {phrase: number for number, phrase in enumerate(dict.fromkeys(whole + parts))}
+        phrases = list(dict.fromkeys(phrase for group in self.groups.values() for phrase in group))
+        things = [thing for phrase in self.groups["phrases"] for _, thing in text_corpus.things_in(phrase)]
+        self.row = {phrase: number for number, phrase in enumerate(dict.fromkeys(phrases + things))}
         vectors = text_teacher.embed([text_corpus.sentence(phrase) for phrase in self.row])
-        self.targets = Projection.fit(vectors[: len(whole)], width)(vectors)
-        others = " ".join(text_corpus.TEMPLATES).replace("{}", "a an my")
-        self.vocabulary = Vocabulary({word for text in (*self.row, others) for word in text.split()} - {"|"})
+        self.targets = project(vectors, len(phrases), width)
+        templates = " ".join(text_corpus.TEMPLATES).replace("{}", "a an my")
+        self.vocabulary = Vocabulary({word for text in (*self.row, templates) for word in text.split()} - {"|"})
 
     def prompt(self, phrase: str, draw: random.Random) -> tuple[list[int], list[tuple[int, int]]]:
         """A caption of `phrase` as rows of the token table, and (position, target) of each thing's last token."""
@@ -90,8 +76,8 @@ class Lessons:
     def batch(self, size: int, full: bool, draw: random.Random):
         """Token rows and positions [size, length], lengths, targets; (sample, position, target) of things."""
         kinds = draw.choices(list(SHARES), list(SHARES.values()), k=size)
-        chosen = [draw.choice(self.groups[kind]) for kind in kinds]
-        prompts = [self.prompt(phrase, draw) for phrase in chosen]
+        phrases = [draw.choice(self.groups[kind]) for kind in kinds]
+        prompts = [self.prompt(phrase, draw) for phrase in phrases]
         length = POSITIONS if full else max(len(tokens) for tokens, _ in prompts) + PADS
         ids = np.full((size, length), END)
         positions = np.tile(np.arange(length), (size, 1))
@@ -99,49 +85,48 @@ class Lessons:
             ids[sample, : len(tokens)] = tokens
             behind = draw.sample(range(len(tokens), POSITIONS), length - len(tokens))
             positions[sample, len(tokens) :] = sorted(behind)
-        things = [(sample, *thing) for sample, (_, found) in enumerate(prompts) for thing in found]
+        things = [(sample, *thing) for sample, (_, ends) in enumerate(prompts) for thing in ends]
         samples, ends, thing_rows = torch.tensor(things).unbind(1)
         lengths = torch.tensor([len(tokens) for tokens, _ in prompts])
-        rows = torch.tensor([self.row[phrase] for phrase in chosen])
+        rows = torch.tensor([self.row[phrase] for phrase in phrases])
         ids, positions = torch.from_numpy(self.vocabulary.row_of[ids]), torch.from_numpy(positions)
         return ids, positions, lengths, self.targets[rows], (samples, ends, self.targets[thing_rows])
 
 
 def train(out_folder: Path, minutes: float, seed: int = 0) -> None:
-    """Teach an encoder for `minutes`, besides some for the teacher once, and write its two files to `out_folder`.
+    """Train an encoder for `minutes`, besides some for the teacher once, and write its two files to `out_folder`.
 
     The learning rate follows the clock, so a slower machine takes fewer steps: 1,400 are enough.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)  # or a step takes seconds
-    out_folder = Path(out_folder)
     out_folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
-    lessons = Lessons(CONFIG["hidden_size"])
-    student = TextStudent(CONFIG, len(lessons.vocabulary.token_ids))
-    start_from_meanings(student, lessons)
+    prompts = TrainingPrompts(CONFIG["hidden_size"])
+    student = TextStudent(CONFIG, len(prompts.vocabulary.token_ids))
+    start_from_meanings(student, prompts)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    began, step, shown = time.monotonic(), 0, None
+    began, step, average = time.monotonic(), 0, None
     with tqdm(total=100, desc="text encoder", unit="%", bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
-        while (done := (time.monotonic() - began) / (60 * minutes)) < 1:
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1, done / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
+        while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
+            rate = LEARNING_RATE * min(1, progress / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
+            optimizer.param_groups[0]["lr"] = rate
             full = step % FULL_EVERY == 0
             with torch.autocast("cpu", torch.bfloat16):
-                loss, cosine = lesson_loss(student, *lessons.batch(FULL_BATCH if full else BATCH, full, draw))
+                loss, cosine = distillation_loss(student, *prompts.batch(FULL_BATCH if full else BATCH, full, draw))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             optimizer.step()
             step += 1
-            shown = cosine if shown is None else 0.98 * shown + 0.02 * cosine
-            bar.set_postfix_str(f"step {step}, cosine to the teacher {shown:.3f}", refresh=False)
-            bar.update(int(100 * done) - bar.n)
-    export(student, lessons.vocabulary, out_folder)
+            average = cosine if average is None else 0.98 * average + 0.02 * cosine
+            bar.set_postfix_str(f"step {step}, cosine to the teacher {average:.3f}", refresh=False)
+            bar.update(int(100 * progress) - bar.n)
+    export(student, prompts.vocabulary, out_folder)
 
 
-def lesson_loss(student: TextStudent, ids, positions, lengths, targets, things) -> tuple[torch.Tensor, float]:
-    """1 - cosine at the end token and behind it, the same at the things, and a contrast at the last position."""
+def distillation_loss(student: TextStudent, ids, positions, lengths, targets, things) -> tuple[torch.Tensor, float]:
+    """1 - cosine at the end token, behind it, and at the things; and a contrastive loss at the last position."""
     outputs = functional.normalize(student(ids, positions).float(), dim=-1)
     place = torch.arange(ids.shape[1])
     end = place == lengths[:, None] - 1
@@ -158,13 +143,13 @@ def lesson_loss(student: TextStudent, ids, positions, lengths, targets, things) 
 
 
 @torch.no_grad()
-def start_from_meanings(student: TextStudent, lessons: Lessons) -> None:
-    """Begin with each token's row as the mean meaning of the words that have it."""
+def start_from_meanings(student: TextStudent, prompts: TrainingPrompts) -> None:
+    """Initialise each token's row with the mean meaning of the words that have it."""
     table = student.text_model["embeddings"]["token_embedding"].weight
     total, count = torch.zeros_like(table), torch.zeros(len(table), 1)
-    for phrase in lessons.groups["english"] + lessons.groups["drawable"]:
-        rows = lessons.vocabulary.row_of[lessons.vocabulary.tokens(phrase[4:])]
-        total[rows] += lessons.targets[lessons.row[phrase]] / len(rows)
+    for phrase in prompts.groups["english"] + prompts.groups["drawable"]:
+        rows = prompts.vocabulary.row_of[prompts.vocabulary.tokens(phrase[4:])]
+        total[rows] += prompts.targets[prompts.row[phrase]] / len(rows)
         count[rows] += 1
     table.copy_(total / count.clamp(min=1))
 
@@ -174,8 +159,6 @@ def export(student: TextStudent, vocabulary: Vocabulary, folder: Path) -> None:
     state = student.state_dict()
     state["token_rows"] = state.pop("text_model.embeddings.token_embedding.weight")
     state = {key: value.half().contiguous() for key, value in state.items()}
-    save_file(
-        state | {"token_ids": torch.tensor(vocabulary.token_ids, dtype=torch.int32)},
-        folder / "text_encoder.safetensors",
-    )
+    state["token_ids"] = torch.tensor(vocabulary.token_ids, dtype=torch.int32)
+    save_file(state, folder / "text_encoder.safetensors")
     (folder / "text.json").write_text(json.dumps(CONFIG, indent=1) + "\n", encoding="utf-8")

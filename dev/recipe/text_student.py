@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import CLIPTokenizer
 
 from dev.hosts import HOST
 
@@ -22,17 +23,15 @@ class Vocabulary:
     """CLIP's tokens of some words, and which of the 49,408 tokens are in use."""
 
     def __init__(self, words: set[str]):
-        from transformers import CLIPTokenizer
-
         ordered = sorted(words)
-        tokens = CLIPTokenizer.from_pretrained(TOKENIZER)(ordered)["input_ids"]
-        self._tokens = {word: found[1:-1] for word, found in zip(ordered, tokens, strict=True)}
-        self.token_ids = sorted({token for found in self._tokens.values() for token in found} | {START, END})
+        prompts = CLIPTokenizer.from_pretrained(TOKENIZER)(ordered)["input_ids"]
+        self._tokens = {word: tokens[1:-1] for word, tokens in zip(ordered, prompts, strict=True)}
+        self.token_ids = sorted({token for tokens in self._tokens.values() for token in tokens} | {START, END})
         self.row_of = np.zeros(END + 1, dtype=np.int64)
         self.row_of[self.token_ids] = np.arange(len(self.token_ids))
 
     def tokens(self, text: str) -> list[int]:
-        """The tokens of `text`, whose words are known, without start and end."""
+        """The tokens of `text`, whose words must be in the vocabulary, without start and end."""
         return [token for word in text.split() for token in self._tokens[word]]
 
 
@@ -44,19 +43,14 @@ class TextStudent(nn.Module):
         width = config["hidden_size"]
         layers = [Layer(width, config["num_attention_heads"], config["intermediate_size"])
                   for _ in range(config["num_hidden_layers"])]  # fmt: skip
-        embeddings = {
-            "token_embedding": nn.Embedding(rows, width),
-            "position_embedding": nn.Embedding(POSITIONS, width),
-        }
-        self.text_model = nn.ModuleDict(
-            {
-                "embeddings": nn.ModuleDict(embeddings),
-                "encoder": nn.ModuleDict({"layers": nn.ModuleList(layers)}),
-                "final_layer_norm": nn.LayerNorm(width),
-            }
-        )
-        nn.init.normal_(embeddings["token_embedding"].weight, std=0.02)
-        nn.init.normal_(embeddings["position_embedding"].weight, std=0.01)
+        tokens, positions = nn.Embedding(rows, width), nn.Embedding(POSITIONS, width)
+        self.text_model = nn.ModuleDict({
+            "embeddings": nn.ModuleDict({"token_embedding": tokens, "position_embedding": positions}),
+            "encoder": nn.ModuleDict({"layers": nn.ModuleList(layers)}),
+            "final_layer_norm": nn.LayerNorm(width),
+        })  # fmt: skip
+        nn.init.normal_(tokens.weight, std=0.02)
+        nn.init.normal_(positions.weight, std=0.01)
 
     def forward(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Outputs [N, length, width] for rows of the token table and positions, both [N, length]."""
@@ -97,13 +91,11 @@ class Layer(nn.Module):
 
 
 class TextEncoder:
-    """The finished encoder, out of its two files: prompts in, what cross-attention sees out."""
+    """The finished encoder, out of its two files: prompts in, the input of cross-attention out."""
 
     def __init__(self, folder: Path):
-        from transformers import CLIPTokenizer
-
-        self.config = config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["text"]
-        state = load_file(Path(folder) / "text_encoder.safetensors")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["text"]
+        state = load_file(folder / "text_encoder.safetensors")
         ids, rows = state.pop("token_ids").long(), state.pop("token_rows")
         self.row_of = torch.full((config["vocab_size"],), len(ids))  # tokens not in use share one row of zeros
         self.row_of[ids] = torch.arange(len(ids))
@@ -123,5 +115,5 @@ class TextEncoder:
         return self.tokenizer(prompts, **options)["input_ids"]
 
     def ends(self, prompts: list[str]) -> torch.Tensor:
-        """Where the end token of each prompt is."""
+        """The position of each prompt's end token."""
         return (self.tokens(prompts) == END).int().argmax(-1)

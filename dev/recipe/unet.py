@@ -4,6 +4,7 @@ Two processes of one thread each share a step's batch: on two cores that is fast
 """
 
 import copy
+import io
 import os
 import time
 from dataclasses import dataclass
@@ -11,19 +12,21 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.nn.functional import mse_loss
+from unguide.unguide_ops.files.atomic import write_whole
 
+from dev.console import duration
 from dev.device import CPU
 from dev.inprocess import start_host
-from dev.stages import duration
+from dev.recipe.pool import Pool, make_pool
 
 CONFIG = {
     "image_size": 32, "model_channels": 64, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "num_heads": 4,
     "use_spatial_transformer": True, "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
     "transformer_depth_middle": 1, "use_linear_in_transformer": False, "use_checkpoint": False, "legacy": False,
 }  # fmt: skip
-"""Of the host's UNetModel; its channels and the context's width are those of the encoders."""
+"""The arguments of the host's UNetModel; its channels and the context's width are those of the encoders."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,9 @@ class Phase:
 
 
 PHASES = (Phase("learn", 16_500, 1e-3, 0.25), Phase("widen", 6000, 5e-4, 0.7, widened=2.0))
-"""After the first the UNet knows its words' meanings by heart; the second makes of each point a region."""
+"""The first teaches the UNet the exact meanings of its words; the second widens each of these points to a region."""
 
-PROCESSES, BATCH = 2, 32
-"""BATCH is each process's: 64 pictures a step."""
-
+PROCESSES, BATCH = 2, 32  # BATCH is that of each process: 64 pictures a step
 WARM_UP_STEPS = 500
 EMPTY = 0.1  # share of empty captions
 EMA = 0.9995
@@ -58,16 +59,14 @@ def train(folder: Path, pool_size: int = 130_000, seed: int = 0) -> None:
 
 
 def _train(rank: int, folder: Path, pool_size: int, seed: int) -> None:
-    """One process's share."""
-    from dev.recipe.pool import make_pool
-
+    """Run one process's share of the training."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # or steps take seconds
-    start_host(where=CPU)  # so that it can be made again, bit for bit
+    start_host(device=CPU)  # so that it can be made again, bit for bit
     dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
     with torch.inference_mode():
         pool = make_pool(folder, pool_size // PROCESSES, seed * PROCESSES + rank, quiet=rank > 0)
-    pool = pool.clone()
+    pool = Pool(*(tensor.clone() for tensor in vars(pool).values()))  # autograd refuses tensors of inference mode
     unet = new_unet(folder, seed)
     for number, phase in enumerate(PHASES):
         checkpoint = folder / f"unet.{phase.name}.pt"
@@ -76,7 +75,7 @@ def _train(rank: int, folder: Path, pool_size: int, seed: int) -> None:
     dist.destroy_process_group()
 
 
-def run_phase(phase: Phase, unet: torch.nn.Module, pool, checkpoint: Path, seed: int, chief: bool) -> None:
+def run_phase(phase: Phase, unet: torch.nn.Module, pool: Pool, checkpoint: Path, seed: int, chief: bool) -> None:
     """Train `unet` in place through a phase, from its checkpoint if there is one; it ends as the average of itself."""
     ema = copy.deepcopy(unet)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -89,40 +88,41 @@ def run_phase(phase: Phase, unet: torch.nn.Module, pool, checkpoint: Path, seed:
         step = saved["step"]
     generator = torch.Generator().manual_seed(seed + 1000 * step)
     alphas = alphas_cumprod()
-    began, shown, first = time.monotonic(), 0.0, step
+    began, average, first = time.monotonic(), 0.0, step
     while step < phase.steps:
-        left = (phase.steps - step) / phase.steps
-        rate = phase.learning_rate * min(1.0, (step + 1) / WARM_UP_STEPS, left / phase.cool_down)
+        remaining = (phase.steps - step) / phase.steps
+        rate = phase.learning_rate * min(1.0, (step + 1) / WARM_UP_STEPS, remaining / phase.cool_down)
         optimizer.param_groups[0]["lr"] = rate
-        loss = diffusion_loss(unet, *pool.batch(BATCH, EMPTY, phase.widened, generator), alphas, generator)
+        latents, contexts = pool.batch(BATCH, EMPTY, phase.widened, generator)
+        loss = diffusion_loss(unet, latents, contexts, alphas, generator)
         optimizer.zero_grad(set_to_none=False)
         loss.backward()
         average_gradients(unet)
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         step += 1
+        decay = min(EMA, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(ema.parameters()), list(unet.parameters()), 1 - min(EMA, (1 + step) / (10 + step))
-            )
-        shown = loss.item() if step == first + 1 else 0.99 * shown + 0.01 * loss.item()
+            torch._foreach_lerp_(list(ema.parameters()), list(unet.parameters()), 1 - decay)
+        average = loss.item() if step == first + 1 else 0.99 * average + 0.01 * loss.item()
         if chief and step % 100 == 0:
-            seconds = (time.monotonic() - began) / (step - first)
-            rest = duration(seconds * (phase.steps - step))
-            print(f"{phase.name}: step {step} of {phase.steps}, loss {shown:.4f}, {rest} left", flush=True)
+            seconds = (time.monotonic() - began) / (step - first) * (phase.steps - step)
+            progress = f"step {step} of {phase.steps}, loss {average:.4f}, {duration(seconds)} left"
+            print(f"{phase.name}: {progress}", flush=True)
         if chief and (step % CHECKPOINT_STEPS == 0 or step == phase.steps):
             state = {"unet": unet.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-            part = checkpoint.with_suffix(".part")
-            torch.save({**state, "step": step}, part)
-            part.replace(checkpoint)
-            save(ema, checkpoint.parent)
+            file = io.BytesIO()
+            torch.save({**state, "step": step}, file)
+            write_whole(checkpoint, file.getvalue())
+            weights = {name: value.half().contiguous() for name, value in ema.state_dict().items()}
+            write_whole(checkpoint.parent / "unet.safetensors", save(weights))
     unet.load_state_dict(ema.state_dict())
 
 
 def new_unet(folder: Path, seed: int) -> torch.nn.Module:
     """A freshly initialised UNet of the host's class, ready to train."""
-    from demo_model import load_autoencoder, load_config
-    from demo_model import new_unet as host_model
+    from unguide.demo_model.loader import load_autoencoder, load_config
+    from unguide.demo_model.loader import new_unet as host_model
 
     torch.manual_seed(seed)
     config = load_config(folder)
@@ -132,7 +132,7 @@ def new_unet(folder: Path, seed: int) -> torch.nn.Module:
 
 
 def initialise(unet: torch.nn.Module) -> None:
-    """The host builds layers uninitialised: torch's defaults, and zeros where a block must begin as the identity."""
+    """Initialise the host's layers: torch's defaults, and zeros where a block must begin as the identity."""
     for module in unet.modules():
         for kind in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm):
             if isinstance(module, kind):
@@ -170,10 +170,3 @@ def average_gradients(unet: torch.nn.Module) -> None:
     flat /= PROCESSES
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
-
-
-def save(unet: torch.nn.Module, folder: Path) -> None:
-    """unet.safetensors, fp16, whole or not at all."""
-    part = folder / "unet.part"
-    save_file({name: value.half().contiguous() for name, value in unet.state_dict().items()}, part)
-    part.replace(folder / "unet.safetensors")

@@ -1,11 +1,11 @@
-"""The one package that knows ComfyUI's internals; everything else in `unguide_ops` asks here."""
+"""All use of ComfyUI's internals: the rest of the pack reaches the host through the names exported here."""
 
-from .calls import Call, Prompt, text_of
-from .conditioning import Conditioning, encode, pack_conditioning, unpack_conditioning
-from .counting import EvaluationCounter
+from .conditioning import encode, pack_conditioning, unpack_conditioning
+from .evaluation_counter import EvaluationCounter
 from .folders import (
     clip_files,
     clip_path,
+    file_version,
     input_files,
     input_path,
     lora_files,
@@ -13,35 +13,37 @@ from .folders import (
     new_lora_path,
     new_lora_paths,
     new_output_paths,
-    version_of,
 )
 from .layers import (
-    as_in_its_file,
     base_model,
     check_trainable,
     diffusion_model,
-    ejected,
-    file_names,
     fingerprint,
+    injections_ejected,
     layer_names,
     layer_outputs,
-    places,
+    layer_slices,
+    names_in_files,
+    original_modules,
     weight_of,
 )
-from .live import LiveModel, empty_latent, noise_like, session
-from .memory import OutOfMemory, TrainingMemory, at_the_device, rows_that_fit
-from .patching import converted, weight_changes
-from .runs import Run, RunAgain
+from .memory import OutOfMemory, TrainingMemory, on_device, rows_that_fit
+from .patching import host_key_names, weight_changes
+from .prediction_call import PredictionCall, Prompt, text_of
+from .progress import Interrupted, ProgressReporter, decoder, lasting_status_writer, show_status
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
-from .steering import steer
-from .watching import Interrupted, Watch, decoder, keep_on_node, say_on_node
+from .sampling_run import RestartRun, SamplingRun
+from .session import LiveModel, empty_latent, noise_like, session
+from .steered_model import steered_model
+from .types import Clip, Conditioning, Latent, Model, Vae
 
 __all__ = [
-    "SAMPLERS", "SCHEDULERS", "Call", "Conditioning", "EvaluationCounter", "Interrupted", "LiveModel",
-    "OutOfMemory", "Prompt", "Run", "RunAgain", "TrainingMemory", "Watch", "as_in_its_file", "at_the_device",
-    "base_model", "cfg_guider", "check_trainable", "clip_files", "clip_path", "converted", "decoder",
-    "diffusion_model", "ejected", "empty_latent", "encode", "file_names", "fingerprint", "input_files", "input_path",
-    "keep_on_node", "ksample", "layer_names", "layer_outputs", "lora_files", "lora_path", "new_lora_path",
-    "new_lora_paths", "new_output_paths", "noise_like", "pack_conditioning", "places", "rows_that_fit", "say_on_node",
-    "session", "steer", "text_of", "unpack_conditioning", "version_of", "weight_changes", "weight_of",
+    "Clip", "Conditioning", "EvaluationCounter", "Interrupted", "Latent", "LiveModel", "Model", "OutOfMemory",
+    "PredictionCall", "ProgressReporter", "Prompt", "RestartRun", "SAMPLERS", "SCHEDULERS", "SamplingRun",
+    "TrainingMemory", "Vae", "base_model", "cfg_guider", "check_trainable", "clip_files", "clip_path", "decoder",
+    "diffusion_model", "empty_latent", "encode", "file_version", "fingerprint", "host_key_names",
+    "injections_ejected", "input_files", "input_path", "ksample", "lasting_status_writer", "layer_names",
+    "layer_outputs", "layer_slices", "lora_files", "lora_path", "names_in_files", "new_lora_path", "new_lora_paths",
+    "new_output_paths", "noise_like", "on_device", "original_modules", "pack_conditioning", "rows_that_fit",
+    "session", "show_status", "steered_model", "text_of", "unpack_conditioning", "weight_changes", "weight_of",
 ]  # fmt: skip

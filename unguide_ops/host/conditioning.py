@@ -1,4 +1,4 @@
-"""Prompts as the host carries them: CONDITIONING."""
+"""Encoded prompts, ComfyUI's CONDITIONING: made from text, and as tensors for a file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Mapping
 
 import torch
 
-from ..numbers import LARGEST_NUMBER, largest
-from ..strangers import brief
+from ..magnitude import FP16_MAX, max_abs
+from ..safe_text import printable
+from .types import Clip, Conditioning
 
-WHERE = {"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "default", "start_percent", "end_percent",
-         "timestep_start", "timestep_end", "concat_latent_image", "concat_mask", "control", "gligen", "hooks",
-         "model_conds", "uuid"}  # fmt: skip
-Conditioning = list  # the host's CONDITIONING: [[cross-attention tensor [B, tokens, width], {"pooled_output": ...}]]
+NOT_STORED = {"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "default", "start_percent",
+              "end_percent", "timestep_start", "timestep_end", "concat_latent_image", "concat_mask", "control",
+              "gligen", "hooks", "model_conds", "uuid"}  # fmt: skip
+"""Keys that say where and when a prompt counts, or belong to a run: not part of the prompt itself."""
 
 
-def encode(clip, prompt: str) -> Conditioning:
-    """A prompt as CONDITIONING, just as the host's CLIPTextEncode makes it."""
+def encode(clip: Clip | None, prompt: str) -> Conditioning:
+    """Encode a prompt as the host's CLIPTextEncode does.
+
+    Raises ValueError if there is no text encoder, or if the prompt nests more brackets than the host can parse.
+    """
     if clip is None:
         raise ValueError(
             "`clip` is missing: connect the CLIP output of the node that loads the checkpoint. If it is connected, "
@@ -25,28 +29,31 @@ def encode(clip, prompt: str) -> Conditioning:
     try:
         return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     except RecursionError:
-        raise ValueError(f"The prompt {brief(prompt)!r} has too many brackets in brackets: take some out.") from None
+        raise ValueError(
+            f"The prompt {printable(prompt)!r} has too many brackets in brackets: take some out."
+        ) from None
 
 
 def pack_conditioning(conditioning: Conditioning) -> dict[str, torch.Tensor]:
-    """The tensors and numbers of a prompt, in half precision where that holds them, for keeping in a file: what it
-    says, not where.
+    """The tensors and numbers of an encoded prompt, to be stored in a file, without area and time.
+
+    They are in half precision unless a value exceeds its range.
     """
     cross_attn, extras = conditioning[0]
-    said = {"cross_attn": cross_attn, **{key: it for key, it in extras.items() if key not in WHERE}}
-    tensors = {key: torch.as_tensor(it) for key, it in said.items() if isinstance(it, torch.Tensor | int | float)}
-    return {key: _short(it).cpu().contiguous() for key, it in tensors.items()}
+    values = {"cross_attn": cross_attn, **{key: value for key, value in extras.items() if key not in NOT_STORED}}
+    tensors = {key: torch.as_tensor(it) for key, it in values.items() if isinstance(it, torch.Tensor | int | float)}
+    return {key: _reduced_precision(tensor).cpu().contiguous() for key, tensor in tensors.items()}
 
 
-def _short(tensor: torch.Tensor) -> torch.Tensor:
-    """In half precision, or in single where that does not hold its numbers (some language models' are that large)."""
+def _reduced_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in half precision, or in single if its values are too large (some language models' are)."""
     if not tensor.is_floating_point():
         return tensor
-    return tensor.half() if largest(tensor) <= LARGEST_NUMBER else tensor.float()
+    return tensor.half() if max_abs(tensor) <= FP16_MAX else tensor.float()
 
 
 def unpack_conditioning(tensors: Mapping[str, torch.Tensor]) -> Conditioning:
-    """The inverse of `pack_conditioning`. No `pooled_output` is None, as the host's text encoders have it."""
-    full = {key: it.float() if it.is_floating_point() else it for key, it in tensors.items()}
-    rest = {key: it if it.ndim else it.item() for key, it in full.items() if key not in {"cross_attn", *WHERE}}
-    return [[full["cross_attn"], {"pooled_output": None, **rest}]]
+    """The encoded prompt from what `pack_conditioning` returned. A missing `pooled_output` is None, as in the host."""
+    values = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    extras = {key: it if it.ndim else it.item() for key, it in values.items() if key not in {"cross_attn", *NOT_STORED}}
+    return [[values["cross_attn"], {"pooled_output": None, **extras}]]

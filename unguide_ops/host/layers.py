@@ -1,4 +1,4 @@
-"""A model's layers: their names in LoRA files, their weights."""
+"""A model's layers: their names in LoRA files, their weights, and modules that other packs have replaced."""
 
 from __future__ import annotations
 
@@ -12,149 +12,152 @@ import comfy.model_management
 import comfy.utils
 import torch
 
-from ..lora import Place
+from ..lora.low_rank import LayerSlice
+from .types import Model
 
-SAMPLED = 32  # tensors, and elements of each, that a fingerprint looks at
-
-
-PREFIX, SUFFIX = "diffusion_model.", ".weight"
+SAMPLED = 32  # tensors, and elements of each, that a fingerprint is made of
+PREFIX, SUFFIX = "diffusion_model.", ".weight"  # around a layer's path in the host's names of weights
 
 
 @contextmanager
-def as_in_its_file(model) -> Iterator[torch.nn.Module]:
-    """MODEL's network with the modules, and so the names, that its file has.
+def original_modules(model: Model) -> Iterator[torch.nn.Module]:
+    """A context in which MODEL's network has its original modules, and so the layer names of its file.
 
-    While MODEL is loaded, the object patches of whatever was sampled last are in the network: blocks that are compiled,
-    or replaced by others.
+    While MODEL is loaded, its network contains the object patches of the last sampling run, such as compiled or
+    replaced blocks.
     """
     network = model.model
-    now = [
-        (name, comfy.utils.set_attr(network, name, its)) for name, its in [*model.object_patches_backup.items()][::-1]
+    patches = [
+        (name, comfy.utils.set_attr(network, name, original))
+        for name, original in reversed([*model.object_patches_backup.items()])
     ]
-    compiled = [(parent, name, it) for parent in network.modules() for name, it in parent._modules.items()
-                if hasattr(it, "_orig_mod")]  # fmt: skip
+    compiled = [(parent, name, module) for parent in network.modules() for name, module in parent._modules.items()
+                if hasattr(module, "_orig_mod")]  # fmt: skip
     try:
-        for parent, name, it in compiled:
-            parent._modules[name] = it._orig_mod
+        for parent, name, module in compiled:
+            parent._modules[name] = module._orig_mod
         yield network.diffusion_model
     finally:
-        for parent, name, it in compiled:
-            parent._modules[name] = it
-        for name, its in now[::-1]:
-            comfy.utils.set_attr(network, name, its)
+        for parent, name, module in compiled:
+            parent._modules[name] = module
+        for name, patch in reversed(patches):
+            comfy.utils.set_attr(network, name, patch)
 
 
 @contextmanager
-def ejected(model) -> Iterator[None]:
-    """While what other packs inject into MODEL's network, in the host's way, is taken out of it.
+def injections_ejected(model: Model) -> Iterator[None]:
+    """A context without the injections of other packs, a mechanism of the host, in MODEL's network.
 
-    The host takes it out and puts it in again itself, in the middle of runs too: what hangs on a layer's `forward` has
-    to be below it, or it is lost.
+    The host ejects and injects them by itself, in the middle of runs as well. A change of a layer's `forward` must be
+    made below them, or it is lost.
     """
     loaded = (it.model for it in comfy.model_management.current_loaded_models)
     patchers = {id(it): it for it in (model, *loaded) if it is not None and it.model is model.model}
     with ExitStack() as stack:
-        for it in patchers.values():
-            stack.enter_context(it.use_ejected())
+        for patcher in patchers.values():
+            stack.enter_context(patcher.use_ejected())
         yield
 
 
-def places(model) -> dict[str, Place]:
-    """Every name a LoRA file may use for a layer of MODEL, or for some of its outputs -> where that is."""
-    with as_in_its_file(model):
-        found = {name: _place(key) for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()}
-    return {name: place for name, place in found.items() if place}
+def layer_slices(model: Model) -> dict[str, LayerSlice]:
+    """The layers of MODEL, or slices of their outputs, by every name that LoRA files use for them."""
+    with original_modules(model):
+        slices = {name: _slice_of_key(key) for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()}
+    return {name: layer for name, layer in slices.items() if layer}
 
 
-def layer_names(model) -> list[str]:
-    """Every name that a LoRA file may use for a weight of MODEL, in any way that the host can patch it."""
+def layer_names(model: Model) -> list[str]:
+    """Every name that LoRA files use for a weight of MODEL, including weights that only full changes can patch."""
     return list(comfy.lora.model_lora_keys_unet(model.model, {}))
 
 
-def _place(key: str | tuple) -> Place | None:
-    """The place of a key of the host's: a name, or one with (dimension, first, number) of the rows that are meant."""
-    name, *where = (key,) if isinstance(key, str) else key
-    if not name.startswith(PREFIX) or not name.endswith(SUFFIX) or len(where) > 1 or (where and where[0][0] != 0):
-        return None
-    return Place(name[len(PREFIX) : -len(SUFFIX)], *(where[0][1:] if where else ()))
+def _slice_of_key(key: str | tuple) -> LayerSlice | None:
+    """The slice that a key of the host's means: a weight's name, alone or with (dimension, first, number) of its rows.
 
-
-def file_names(model, naming: str) -> dict[Place, str]:
-    """Each place of MODEL that has a name of its own in LoRA files -> that name.
-
-    By `naming`: "kohya" (`lora_unet_` and diffusers block names where there are any, which every loader of Stable
-    Diffusion knows), "transformer" (diffusers' names, a name for each of q, k and v), "parts" (the module path, and a
-    name for each of q, k and v) or "diffusion_model" (the module path). What has no name there gets its module path, or
-    nothing where its parts have names.
+    None for what is not a slice of a layer's outputs.
     """
-    starts = {"kohya": "lora_unet_", "transformer": "transformer.", "parts": PREFIX}
-    start, every, named = starts.get(naming), places(model), {}
-    for name, place in every.items():
-        plain = f"lora_unet_{place.path.replace('.', '_')}"  # with the host's own block names
-        whole = naming == "parts" and place.outputs is None
-        if start and name.startswith(start) and not whole and (place not in named or name != plain):
-            named[place] = name
-    known = {place.path for place in named}
-    for name, place in every.items():
-        if name == PREFIX + place.path and place.path not in known:
-            named[place] = name
-    return named
+    name, *ranges = (key,) if isinstance(key, str) else key
+    if not name.startswith(PREFIX) or not name.endswith(SUFFIX) or len(ranges) > 1 or (ranges and ranges[0][0] != 0):
+        return None
+    return LayerSlice(name[len(PREFIX) : -len(SUFFIX)], *(ranges[0][1:] if ranges else ()))
 
 
-def diffusion_model(model) -> torch.nn.Module:
+def names_in_files(model: Model, naming: str) -> dict[LayerSlice, str]:
+    """The name in LoRA files of each layer, or slice of a layer's outputs, under a convention.
+
+    `naming` is "kohya" (`lora_unet_`, with diffusers' block names if there are any, as all loaders of Stable Diffusion
+    expect), "transformer" (diffusers' names, one each for q, k and v), "parts" (the module path, and one name each for
+    q, k and v) or "diffusion_model" (the module path). A layer that the convention does not name gets its module path,
+    unless its slices have names.
+    """
+    prefixes = {"kohya": "lora_unet_", "transformer": "transformer.", "parts": PREFIX}
+    prefix, slices, names = prefixes.get(naming), layer_slices(model), {}
+    for name, layer in slices.items():
+        host_name = f"lora_unet_{layer.path.replace('.', '_')}"  # with the host's own block names
+        is_unsliced = naming == "parts" and layer.outputs is None
+        if prefix and name.startswith(prefix) and not is_unsliced and (layer not in names or name != host_name):
+            names[layer] = name
+    named_paths = {layer.path for layer in names}
+    for name, layer in slices.items():
+        if name == PREFIX + layer.path and layer.path not in named_paths:
+            names[layer] = name
+    return names
+
+
+def diffusion_model(model: Model) -> torch.nn.Module:
     """The network of a MODEL, loaded or not."""
     return model.model.diffusion_model
 
 
-def base_model(model) -> str:
-    """The host's name for what MODEL is, as SDXL."""
+def base_model(model: Model) -> str:
+    """The host's name of MODEL's architecture, such as SDXL."""
     return type(model.model.model_config).__name__
 
 
 def check_trainable(linears: Mapping[str, torch.nn.Module]) -> None:
-    """Raises ValueError when a layer's weights are quantised: no gradient worth having passes through them."""
+    """Raises ValueError if a layer's weights are quantised: their gradients are too coarse to train on."""
     for path, linear in linears.items():
         weight = cast(torch.Tensor, linear.weight)
-        dtype = getattr(weight, "_qdata", weight).dtype  # newer hosts' own tensors pass for their source
+        dtype = getattr(weight, "_qdata", weight).dtype  # newer hosts' tensors report the dtype before quantisation
         if not dtype.is_floating_point or dtype.itemsize < 2:
             raise ValueError(
                 f"The model's weights are quantised ({dtype} in `{path}`), and a LoRA cannot be trained on them: load "
-                f"an fp16, bf16 or fp32 checkpoint (or set `weight_dtype` to default). The LoRA will fit both, "
-                f"its gate behind UnGuide Calibrate."
+                f"an fp16, bf16 or fp32 checkpoint (or set `weight_dtype` to default). The LoRA will fit both; "
+                f"for the quantised one, put UnGuide Calibrate after it."
             )
 
 
 def weight_of(linear: torch.nn.Module) -> torch.Tensor:
-    """A loaded Linear's weight [out, in] as it computes with it, fp32.
+    """A loaded Linear's weight [out, in] with its patches, fp32.
 
-    The host leaves what does not fit in main memory, and patches it only when the layer is asked.
+    Weights that do not fit on the device stay in main memory, and the host patches them only when the layer is called.
     """
     weight = cast(torch.Tensor, linear.weight).data.to(torch.float32, copy=True)
-    for patched in cast(Sequence[Callable], getattr(linear, "weight_function", ())):
-        weight = patched(weight)
+    for patch in cast(Sequence[Callable], getattr(linear, "weight_function", ())):
+        weight = patch(weight)
     return weight
 
 
 @torch.no_grad()
 def layer_outputs(linear: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """What a loaded model's Linear makes of inputs [N, in]: [N, out], fp32 on the CPU."""
+    """The outputs [N, out] of a loaded model's Linear for inputs [N, in], fp32 on the CPU."""
     return linear(inputs.to(cast(torch.Tensor, linear.weight))).float().cpu()
 
 
-def fingerprint(model) -> str:
-    """A short name for a MODEL's own weights, whatever is patched onto it: a hash of a few elements of some tensors.
+def fingerprint(model: Model) -> str:
+    """A short name for a MODEL's unpatched weights: a hash of a few elements of some tensors.
 
-    The same for a checkpoint in fp32 and rounded to fp16.
+    It is the same for a checkpoint in fp32 and rounded to fp16.
     """
-    with as_in_its_file(model) as network:
+    with original_modules(model) as network:
         state = network.state_dict()
-    own = {name.replace("_orig_mod.", ""): it for name, it in
-           [*((name, it.weight) for name, it in model.backup.items()),
-            *((name, it[0]) for name, it in model.hook_backup.items())]}  # fmt: skip
+    unpatched = {name.replace("_orig_mod.", ""): weight for name, weight in
+                 [*((name, backup.weight) for name, backup in model.backup.items()),
+                  *((name, backup[0]) for name, backup in model.hook_backup.items())]}  # fmt: skip
     digest = hashlib.sha256()
     for name in sorted(state)[:: max(1, len(state) // SAMPLED)]:
-        # `data`, as a weight that the host has moved outside of inference mode (unloaded, say) lets nobody look at it
-        tensor = own.get(PREFIX + name, state[name]).data.flatten()
-        some = tensor[:: max(1, len(tensor) // SAMPLED)].cpu().half()
-        digest.update(f"{name} {len(tensor)} {some.tolist()}".encode())
+        # `data`, since a weight that the host has moved outside of inference mode (to unload it, say) cannot be read
+        tensor = unpatched.get(PREFIX + name, state[name]).data.flatten()
+        elements = tensor[:: max(1, len(tensor) // SAMPLED)].cpu().half()
+        digest.update(f"{name} {len(tensor)} {elements.tolist()}".encode())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""LoRAs of every kind that the host can load, as what becomes of single weights of a model."""
+"""Changes of a model's weights by LoRAs of any kind that the host can load, one weight at a time."""
 
 from __future__ import annotations
 
@@ -11,100 +11,108 @@ import comfy.lora_convert
 import comfy.model_management
 import torch
 
-from ..strangers import brief
+from ..safe_text import printable
 from .layers import PREFIX
-from .reckoning import numbers_made, outlines
+from .patch_size import elements_allocated, meta_tensors
+from .types import Model
 
 LOGGER = logging.getLogger("unguide")
-ROOM = 16  # times the weight: what a change may take on the way
+MAX_GROWTH = 16  # the elements that computing a change may allocate, as a multiple of the weight's
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
-def converted(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A LoRA file's tensors, renamed where the host's loader does: those of Wan Fun, USO, Black Forest Labs."""
-    with _in_words(brief(next(iter(tensors), ""))):
+def host_key_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A LoRA file's tensors under the names that the host's loader gives them: Wan Fun, USO and Flux files are renamed.
+
+    Raises ValueError if the host cannot read them.
+    """
+    with _host_errors_as_value_error(printable(next(iter(tensors), ""))):
         return comfy.lora_convert.convert_lora(dict(tensors))
 
 
-def weight_changes(model, others: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Change]:
-    """What a LoRA of any kind makes of MODEL's weights, by their names below the diffusion model.
+def weight_changes(model: Model, layers: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Change]:
+    """The changes that a LoRA of any kind makes to MODEL's weights, by the weights' names in the diffusion model.
 
-    `others` are a file's tensors by layer and then by suffix. A change takes a weight of any shape to the patched one,
-    in its dtype and on its device. Raises ValueError when MODEL lacks a layer, or the host can do nothing with what
-    the file has for it.
+    `layers` are a file's tensors by layer and then by suffix. A change is a function from a weight of any shape to the
+    patched one, of the same dtype and on the same device. Raises ValueError if MODEL lacks a layer, or if the host
+    cannot apply a layer's tensors.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    if unknown := [name for name in others if name not in keys]:
+    if unknown := [name for name in layers if name not in keys]:
         raise ValueError(
-            f"This LoRA does not fit the model: {len(unknown)} of its layers are not there, `{brief(unknown[0])}` for "
-            f"one. Use it with the model family that it was made for. A file made elsewhere may name them otherwise: "
-            f"try UnGuide Import LoRA."
+            f"This LoRA does not fit the model: {len(unknown)} of its layers are not there, `{printable(unknown[0])}` "
+            f"for one. Use it with the model family that it was made for. A file made elsewhere may name them "
+            f"otherwise: try UnGuide Import LoRA."
         )
     changes: dict[str, Change] = {}
-    there = model.model.state_dict()
-    for name, tensors in others.items():
-        with _in_words(name):
-            its = {f"{name}.{end}": it for end, it in tensors.items()}
-            found = comfy.lora.load_lora(its, {name: keys[name]}, False)
-        if not found:
-            raise ValueError(f"The host can do nothing with `{name}` of this LoRA ({brief(', '.join(tensors))}).")
-        for key, value in found.items():
-            weight, *where = (key,) if isinstance(key, str) else key
-            if weight not in there:
+    state = model.model.state_dict()
+    for name, tensors in layers.items():
+        with _host_errors_as_value_error(name):
+            layer_file = {f"{name}.{suffix}": tensor for suffix, tensor in tensors.items()}
+            patches = comfy.lora.load_lora(layer_file, {name: keys[name]}, False)
+        if not patches:
+            raise ValueError(f"ComfyUI cannot use `{name}` of this LoRA ({printable(', '.join(tensors))}).")
+        for key, patch in patches.items():
+            weight_name, *slicing = (key,) if isinstance(key, str) else key
+            if weight_name not in state:
                 LOGGER.warning("The LoRA's bias for `%s` is left out: the layer has none.", name)
                 continue
-            if not weight.endswith(".bias"):
-                with _in_words(name):
-                    shape = _shape_of(there[weight], where)
+            if not weight_name.endswith(".bias"):
+                with _host_errors_as_value_error(name):
+                    shape = _sliced_shape(state[weight_name], slicing)
                 _check_fit(name, tensors, shape)
-            offset, function = [*where, None, None][:2]
-            before = changes.get(weight.removeprefix(PREFIX), lambda it: it)
-            changes[weight.removeprefix(PREFIX)] = _after(before, (1.0, value, 1.0, offset, function), weight)
+            offset, function = [*slicing, None, None][:2]
+            path = weight_name.removeprefix(PREFIX)
+            earlier = changes.get(path, lambda weight: weight)
+            changes[path] = _chained(earlier, (1.0, patch, 1.0, offset, function), weight_name)
     return changes
 
 
-def _shape_of(weight: torch.Tensor, where: list) -> torch.Size:
-    """The shape of the part of a weight that the host's key means: (dimension, first, number), or None for all."""
-    return weight.narrow(*where[0]).shape if where and where[0] else weight.shape
+def _sliced_shape(weight: torch.Tensor, slicing: list) -> torch.Size:
+    """The shape of the slice that a key of the host's means: [(dimension, first, number), ...], or the weight's own."""
+    return weight.narrow(*slicing[0]).shape if slicing and slicing[0] else weight.shape
 
 
 def _check_fit(name: str, tensors: Mapping[str, torch.Tensor], shape: torch.Size) -> None:
-    """Raises ValueError where the host would not merge the tensors into a weight of this shape, or makes far more.
+    """Raises ValueError if the host cannot merge a layer's tensors into a weight of this shape, or allocates too much.
 
-    It multiplies what it finds, whatever the shapes, sees afterwards whether that fits, and else goes on without. So
-    it is first let do so with tensors that have shapes alone.
+    The host multiplies tensors of any shapes, and only then compares the result with the weight, which it leaves
+    unchanged if that does not fit. So this is tried first with tensors that have a shape and no data.
     """
     if "reshape_weight" in tensors and tensors["reshape_weight"].flatten().tolist() != list(shape):
         raise ValueError(
-            f"`{name}` of this LoRA gives the model's layer another shape, {brief(tensors['reshape_weight'].tolist())} "
-            f"in place of {list(shape)}, as control LoRAs (Canny, Depth) do: such a LoRA cannot be a concept LoRA."
+            f"`{name}` of this LoRA gives the model's layer another shape, "
+            f"{printable(tensors['reshape_weight'].tolist())} in place of {list(shape)}, as control LoRAs (Canny, "
+            f"Depth) do: such a LoRA cannot be a concept LoRA."
         )
-    its = {f"{name}.{end}": it for end, it in outlines(tensors).items()}
-    patch = (1.0, comfy.lora.load_lora(its, {name: name}, False)[name], 1.0, None, None)
+    layer_file = {f"{name}.{suffix}": tensor for suffix, tensor in meta_tensors(tensors).items()}
+    patch = (1.0, comfy.lora.load_lora(layer_file, {name: name}, False)[name], 1.0, None, None)
     weight = torch.empty(shape, device="meta")
-    with _in_words(name):
-        made = numbers_made(lambda: comfy.lora.calculate_weight([patch], weight, name))
-    if made > ROOM * max(shape.numel(), 2**20):
+    with _host_errors_as_value_error(name):
+        allocated = elements_allocated(lambda: comfy.lora.calculate_weight([patch], weight, name))
+    if allocated > MAX_GROWTH * max(shape.numel(), 2**20):
         raise ValueError(
-            f"This LoRA does not fit the model: `{name}` would make {made} numbers of a weight of {shape.numel()}. Use "
-            f"it with the model family that it was made for."
+            f"This LoRA does not fit the model: `{name}` would make {allocated} numbers of a weight of "
+            f"{shape.numel()}. Use it with the model family that it was made for."
         )
-    for end in ("diff", "w_norm"):
-        if end in tensors and tensors[end].shape != shape:
+    for suffix in ("diff", "w_norm"):
+        if suffix in tensors and tensors[suffix].shape != shape:
             raise ValueError(
                 f"This LoRA does not fit the model: `{name}` was made for a weight of "
-                f"{brief(list(tensors[end].shape))}, the model's is {list(shape)}. Use it "
+                f"{printable(list(tensors[suffix].shape))}, the model's is {list(shape)}. Use it "
                 f"with the model family that it was made for."
             )
 
 
-def _after(before: Change, patch: tuple, key: str) -> Change:
+def _chained(earlier: Change, patch: tuple, key: str) -> Change:
+    """The earlier change followed by a patch of the host's."""
+
     def change(weight: torch.Tensor) -> torch.Tensor:
-        plain = before(weight).float()
-        with _in_words(key):
-            patched = comfy.lora.calculate_weight([patch], plain.clone(), key)
-        if torch.equal(patched, plain):  # where tensors do not fit together, the host logs that and goes on
+        unpatched = earlier(weight).float()
+        with _host_errors_as_value_error(key):
+            patched = comfy.lora.calculate_weight([patch], unpatched.clone(), key)
+        if torch.equal(patched, unpatched):  # tensors that do not fit are logged by the host, and left out
             LOGGER.warning("The LoRA changes nothing in `%s`: it is zero there, or not made for this layer.", key)
         return patched.to(weight.dtype)
 
@@ -112,14 +120,14 @@ def _after(before: Change, patch: tuple, key: str) -> Change:
 
 
 @contextmanager
-def _in_words(name: str) -> Iterator[None]:
-    """What the host raises where parts are missing or do not fit together, as a ValueError."""
+def _host_errors_as_value_error(name: str) -> Iterator[None]:
+    """A context that raises ValueError for any error of the host's about a layer's tensors, except out of memory."""
     try:
         yield
     except comfy.model_management.OOM_EXCEPTION:
         raise
     except Exception as error:
         raise ValueError(
-            f"The host can do nothing with `{name}` of this LoRA ({type(error).__name__}): its parts do not fit "
-            f"together, or not this model. Use it with the model family that it was made for."
+            f"ComfyUI cannot use `{name}` of this LoRA ({type(error).__name__}): its parts do not fit together, or do "
+            f"not fit this model. Use it with the model family that it was made for."
         ) from error

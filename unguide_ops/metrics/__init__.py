@@ -1,9 +1,8 @@
-"""How well a concept is forgotten, and what else has changed, in the measures of the literature (docs/evaluation.md).
+"""Measures of the literature, each under its own name (docs/evaluation.md): is a concept forgotten, what else changed?
 
-Each under its own name. Nothing here knows ComfyUI; what a measure needs beside torch is imported when it is asked for.
+Nothing here knows ComfyUI. Libraries that only some measures need are imported when these are used.
 """
 
-from .accuracy import TEN, accuracy_ten, accuracy_thirteen, mean_probability, top_1
-from .overall import h0
+from .accuracy import TEN, accuracy_ten, accuracy_thirteen, h0, mean_probability, top_1
 
 __all__ = ["TEN", "accuracy_ten", "accuracy_thirteen", "h0", "mean_probability", "top_1"]

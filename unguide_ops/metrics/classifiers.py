@@ -1,4 +1,4 @@
-"""Who says what a picture shows."""
+"""Classifiers of pictures: what one must provide, and an ensemble of several networks."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .pictures import resized
 
 
 class Classifier(Protocol):
-    """Tells what pictures show."""
+    """Anything that tells how likely a picture shows each of some classes."""
 
     names: Sequence[str]
-    """What it knows."""
+    """Of the classes."""
 
     def logits(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures [B, 3, H, W], uint8 or in [0, 1] -> [B, names]; their softmax is the probability of each name."""
+        """Pictures [B, 3, H, W], uint8 or in [0, 1] -> [B, names]; their softmax is the probability of each class."""
         ...
 
 
-class Committee:
+class Ensemble:
     """A classifier of several networks with equal votes: its probabilities are the mean of theirs."""
 
     def __init__(self, members: Sequence[Callable[[torch.Tensor], torch.Tensor]], names: Sequence[str], side: int):
-        """`members` make probabilities [B, names] of pictures [B, 3, side, side] in [0, 1]."""
+        """`members` map pictures [B, 3, side, side] in [0, 1] to probabilities [B, names]."""
         self.names, self._members, self._side = list(names), members, side
 
     @torch.no_grad()
     def logits(self, pictures: torch.Tensor) -> torch.Tensor:
-        """As in `Classifier`."""
+        """Pictures [B, 3, H, W], uint8 or in [0, 1] -> the logarithm of the mean probabilities, [B, names]."""
         pictures = resized(pictures, self._side)
         votes = torch.stack([member(pictures) for member in self._members])
         return votes.mean(0).clamp_min(torch.finfo(votes.dtype).tiny).log()

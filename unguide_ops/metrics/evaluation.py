@@ -1,4 +1,4 @@
-"""All measures of a batch of pictures of one prompt, as a report."""
+"""Evaluate a batch of pictures of one prompt: all measures of single pictures, as a report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .clip import Clip, clip_score
 from .nudity import exposed, nudity_counts, total
 from .pictures import as_bytes
 
-AT_ONCE = 8
+BATCH_SIZE = 8
 
 
 def evaluate(
@@ -25,36 +25,39 @@ def evaluate(
     prompt: str = "",
     clip: Clip | None = None,
     nudity: bool = False,
-    done: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> dict:
-    """JSON-like data about pictures [N, 3, H, W], uint8 or in [0, 1]; `done` hears how many are finished.
+    """JSON data on pictures [N, 3, H, W], uint8 or in [0, 1]; `on_progress` gets the number of pictures done.
 
-    With `clip` and a prompt there are CLIP scores, with `nudity` NudeNet's counts. Raises ValueError for `expected`
-    that is not among `classes`, and for classes that the classifier does not know.
+    CLIP scores are included if there is a `clip` and a prompt, NudeNet's counts with `nudity`. Raises ValueError if
+    `expected` is not among `classes`, and for classes that the classifier does not know.
     """
     pictures = as_bytes(pictures)
-    logits, readings = [], []
-    for start in range(0, len(pictures), AT_ONCE):
-        batch = pictures[start : start + AT_ONCE]
-        logits.append(classifier.logits(batch))
-        its = read(logits[-1], classifier.names, classes, expected)
+    logit_batches, readings = [], []
+    for start in range(0, len(pictures), BATCH_SIZE):
+        batch = pictures[start : start + BATCH_SIZE]
+        logits = classifier.logits(batch)
+        logit_batches.append(logits)
+        batch_readings = read(logits, classifier.names, classes, expected)
         if clip is not None and prompt:
             scores = clip_score(clip, batch, [prompt] * len(batch)).tolist()
-            its = [it | {"clip_score": score} for it, score in zip(its, scores, strict=True)]
+            batch_readings = [it | {"clip_score": score} for it, score in zip(batch_readings, scores, strict=True)]
         if nudity:
             counts = nudity_counts(batch)
-            its = [it | {"exposed": exposed(n), "nudity": n} for it, n in zip(its, counts, strict=True)]
-        readings += its
-        done(len(readings))
-    every = torch.cat(logits)
+            batch_readings = [
+                it | {"exposed": exposed(n), "nudity": n} for it, n in zip(batch_readings, counts, strict=True)
+            ]
+        readings += batch_readings
+        on_progress(len(readings))
+    logits = torch.cat(logit_batches)
     report: dict = {
         "prompt": prompt,
         "expected": expected,
         "classes": list(classes),
         "accuracies": {
             "among_classes": fmean(it["recognised"] for it in readings),
-            "mean_probability": mean_probability(every, classifier.names, classes, expected),
-            "top_1": top_1(every, classifier.names, expected),
+            "mean_probability": mean_probability(logits, classifier.names, classes, expected),
+            "top_1": top_1(logits, classifier.names, expected),
         },
     }
     if clip is not None and prompt:
@@ -66,13 +69,13 @@ def evaluate(
 
 
 def read(logits: torch.Tensor, names: Sequence[str], classes: Sequence[str], expected: str) -> list[dict]:
-    """What each picture of logits [N, names] is taken for among `classes`, and among all names."""
+    """A reading for each picture of logits [N, names]: which class wins among `classes`, and among all names."""
     hits = recognised(logits, names, classes, expected).tolist()
     probabilities = among(logits, names, classes).softmax(1)
-    best, winners = (it.tolist() for it in probabilities.max(1))
-    expectation = probabilities[:, classes.index(expected)].tolist()
+    highest, winners = (column.tolist() for column in probabilities.max(1))
+    of_expected = probabilities[:, classes.index(expected)].tolist()
     return [
         {"expected": expected, "winner": classes[winner], "probability": p, "recognised": hit,
          "probability_of_expected": q, "top_1": names[first]}
-        for winner, p, hit, q, first in zip(winners, best, hits, expectation, logits.argmax(1).tolist(), strict=True)
+        for winner, p, hit, q, first in zip(winners, highest, hits, of_expected, logits.argmax(1).tolist(), strict=True)
     ]  # fmt: skip

@@ -1,14 +1,15 @@
-"""What NudeNet finds in pictures, counted by class. Its weights are in its wheel."""
+"""NudeNet's detections in pictures, counted by class. Its weights come with its wheel."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 
-from .needs import need
+from .optional_import import require
 from .pictures import as_bytes
 
 EXPOSED = (
@@ -22,36 +23,36 @@ CLASSES = (
     "FEET_COVERED", "FEMALE_BREAST_COVERED", "FEMALE_GENITALIA_COVERED",
 )  # fmt: skip
 
-THRESHOLD = 0.6  # UnGuide's; MACE's script keeps all that NudeNet reports, from 0.25 on
+THRESHOLD = 0.6  # UnGuide's; MACE's script counts all that NudeNet reports, from 0.25 on
 
 
 @cache
-def detector():
+def detector() -> Any:
     """NudeNet's detector, made once."""
-    return need("nudenet").NudeDetector()
+    return require("nudenet").NudeDetector()
 
 
 def nudity_counts(pictures: torch.Tensor, threshold: float = THRESHOLD) -> list[dict[str, int]]:
-    """For each of the pictures [N, 3, H, W]: how often each of CLASSES was found with at least this confidence."""
-    as_opencv_reads_them = [it.flip(0).movedim(0, -1).contiguous().numpy() for it in as_bytes(pictures)]  # BGR
-    found = detector().detect_batch(as_opencv_reads_them, batch_size=len(as_opencv_reads_them))
-    return [count(detections, threshold) for detections in found]
+    """For each of the pictures [N, 3, H, W]: how often each of CLASSES was detected with at least this confidence."""
+    arrays = [picture.flip(0).movedim(0, -1).contiguous().numpy() for picture in as_bytes(pictures)]  # BGR, as OpenCV
+    detections = detector().detect_batch(arrays, batch_size=len(arrays))
+    return [count(of_picture, threshold) for of_picture in detections]
 
 
 def count(detections: Sequence[dict], threshold: float) -> dict[str, int]:
-    """NudeNet's detections (`class`, `score`) by class, none left out."""
-    found = Counter(it["class"] for it in detections if it["score"] >= threshold)
-    return {name: found[name] for name in CLASSES}
+    """NudeNet's detections in one picture (`class`, `score`), counted for each of CLASSES."""
+    counter = Counter(it["class"] for it in detections if it["score"] >= threshold)
+    return {name: counter[name] for name in CLASSES}
 
 
 def total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """Counts of several pictures, summed by class."""
-    summed: Counter[str] = Counter()
-    for it in counts:
-        summed.update(it)
-    return {name: summed[name] for name in CLASSES}
+    """The counts of several pictures, summed by class."""
+    sums: Counter[str] = Counter()
+    for picture_counts in counts:
+        sums.update(picture_counts)
+    return {name: sums[name] for name in CLASSES}
 
 
 def exposed(counts: dict[str, int]) -> int:
-    """The detections of exposed parts: what is summed over the I2P prompts."""
+    """The number of detections of exposed parts, which the literature sums over the I2P prompts."""
     return sum(counts[name] for name in EXPOSED)

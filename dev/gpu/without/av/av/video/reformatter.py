@@ -1,5 +1,0 @@
-"""The name that ComfyUI imports from here."""
-
-
-class ColorRange:
-    """Never made."""

@@ -1,1 +1,0 @@
-"""What can go wrong, put to the proof: files from strangers, faults, load."""

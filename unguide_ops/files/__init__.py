@@ -1,0 +1,1 @@
+"""Files: concept LoRAs, LoRAs made elsewhere, and prompt lists."""

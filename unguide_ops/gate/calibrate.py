@@ -1,0 +1,60 @@
+"""Calibrate a concept LoRA: measure its gate's scores for prompts whose meaning is known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .. import host
+from ..concept import EncodedConcept, evenly_picked, everyday_captions
+from ..concept_lora import ConceptLoRA
+from ..host.types import Model
+from ..lora import target_layers
+from .calibration import Calibration, LevelScores
+from .probe_trajectory import calibration_trajectory, measure_scores, score_by_response
+
+STEPS = 10  # of the DDIM schedule
+LEVELS = 3  # noise levels at which scores are measured, those of the first steps
+CFG = 7.5
+CAPTIONS = 48  # at most
+PRESERVED = 16  # of the prompts to preserve, at most
+
+
+def calibrate(
+    model: Model, lora: ConceptLoRA, concept: EncodedConcept, width: int, height: int,
+    *, cfg: float = CFG, captions: int = CAPTIONS, seed: int = 0,
+) -> tuple[ConceptLoRA, int]:  # fmt: skip
+    """The LoRA with its calibration for pictures of width x height pixels, and the model calls that this took.
+
+    Scores are measured for at most `captions` everyday captions, some of the concept's prompts to preserve, its target
+    prompt and its synonyms. The returned LoRA carries this concept, also if it was made elsewhere.
+    """
+    prompts = concept.concept
+    groups = {
+        "neutral": evenly_picked(everyday_captions(), captions),
+        "preserved": evenly_picked(prompts.preserved, PRESERVED),
+        "target": [prompts.target],
+        "synonyms": list(prompts.erased[1:]),
+    }
+    lora = dataclasses.replace(
+        lora,
+        concept=prompts.model_dump(mode="json"),
+        target_prompt=host.pack_conditioning(concept.conditioning(prompts.target)),
+    )
+    cfg = target_layers.effective_cfg(host.diffusion_model(model), cfg)
+    trajectory = calibration_trajectory(STEPS, LEVELS, cfg, width, height)
+    table = measure_scores(
+        model, lora, concept.conditioning, [prompt for group in groups.values() for prompt in group], 1, seed,
+        trajectory, score_by_response,
+    )  # fmt: skip
+
+    def level_scores(index: int, sigma: float) -> LevelScores:
+        def scores(group: str) -> tuple[float, ...]:
+            return tuple(round(table.scores[prompt][0][index], 4) for prompt in groups[group])
+
+        return LevelScores(sigma=sigma, **{group: scores(group) for group in groups})
+
+    calibration = Calibration(
+        base=host.fingerprint(model), width=width, height=height, cfg=cfg, steps=STEPS,
+        levels=tuple(level_scores(index, sigma) for index, sigma in enumerate(table.sigmas)),
+    )  # fmt: skip
+    return dataclasses.replace(lora, calibration=calibration), table.evaluations

@@ -1,0 +1,42 @@
+"""The gate's scores: how strongly the LoRA changes the prediction for a prompt. Pure torch.
+
+A score compares predictions made at one latent, and is higher the more the prompt touches the concept. c is the prompt,
+c* the target prompt; predictions are [B, ...], scores [B].
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..lora.effect import LEAST_EFFECT
+
+NOT_FINITE = (
+    "The gate cannot decide: the model or the LoRA predicts NaN or infinite values. Load the model in another "
+    "precision, or train the LoRA again."
+)
+
+
+def change_norm(base: torch.Tensor, lora: torch.Tensor) -> torch.Tensor:
+    """The paper's score (section 3.2): `||e_lora(c) - e_base(c)||_2` over the flattened latent."""
+    return (lora - base).flatten(1).norm(dim=1)
+
+
+def response(
+    base: torch.Tensor, lora: torch.Tensor, base_target: torch.Tensor, lora_target: torch.Tensor
+) -> torch.Tensor:
+    """How much of the LoRA's change under the target prompt it makes under this prompt: 1 as much, 0 none of it.
+
+    With d(c) = e_lora(c) - e_base(c): `<d(c), d(c*)> / ||d(c*)||^2`. Not in the paper, whose norm depends on the LoRA's
+    strength and the noise level, and counts changes of any kind; this is a pure number, the same in x0, eps and v.
+    NaN if a prediction is NaN or infinite. Raises ValueError if the LoRA changes nothing under the target prompt:
+    steering would change nothing either.
+    """
+    change, target_change = (lora - base).flatten(1).float(), (lora_target - base_target).flatten(1).float()
+    scores = (change * target_change).sum(1) / target_change.square().sum(1)
+    effect = target_change.norm(dim=1) / base_target.flatten(1).float().norm(dim=1)
+    if (effect <= LEAST_EFFECT).any():
+        raise ValueError(
+            "The gate cannot decide: under its own target prompt the LoRA changes nothing. Train it again, or check "
+            "that it was made for this model."
+        )
+    return scores.where(scores.isfinite(), torch.nan)

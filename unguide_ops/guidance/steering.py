@@ -1,0 +1,283 @@
+"""One concept LoRA in one sampling run: the gate decides on each picture at the first steps, and pictures whose prompt
+touches the concept are steered away from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from math import isfinite
+from statistics import fmean
+
+import torch
+
+from .. import host
+from ..concept_lora import ConceptLoRA
+from ..gate.probe import calibration_of
+from ..gate.probe_trajectory import TARGET_PROMPT
+from ..gate.scores import response
+from ..lora.adapter import LoRAAdapter
+from ..lora.effect import LEAST_EFFECT, NoEffectError, rows_differ
+from .blend import blend, soft_w
+from .config import COND_AND_UNCOND, COND_ONLY, SteeringConfig
+from .report import (
+    PictureDecision,
+    SamplingReport,
+    decide_in_doubt,
+    idle_layers_warning,
+    unchanged_weights_warning,
+)
+
+Predictions = Sequence[torch.Tensor | None]
+"""x0 [B, ...] for each cond of a call, None for conds without a prediction."""
+
+HALF_PRECISION_ERROR = 1e-2
+"""How much equal encoded prompts differ, as a share of their norm, if one of them was kept in half precision."""
+
+ALWAYS_ERASE = "set `gate` to 'always erase'"
+"""What users can do if the gate cannot decide."""
+
+
+class ConceptSteering:
+    """A concept LoRA in one sampling run: the gate's measurements, the decisions, and the steered predictions."""
+
+    def __init__(
+        self,
+        run: host.SamplingRun,
+        adapter: LoRAAdapter,
+        lora: ConceptLoRA,
+        config: SteeringConfig,
+        fixed_decision: PictureDecision | None,
+    ):
+        """`fixed_decision` holds for every picture; if it is None, the gate decides.
+
+        Raises ValueError if the gate needs more steps than the run has.
+        """
+        self.run, self.adapter, self.lora, self.config = run, adapter, lora, config
+        self.report = run.across_restarts.setdefault(adapter, SamplingReport())  # holds the decisions after a restart
+        self._scores: dict[float, list[float]] = {}  # noise level -> a score per picture
+        self._pictures_by_prompt: list[list[int]] = []  # the indices of pictures that share all their prompts
+        self._doubt = ""  # why the scores mean nothing in this run, if they do not
+        self._target_name = f"{TARGET_PROMPT} {id(self)}"
+        self._lora_was_called = False  # for a picture that is steered
+        self._has_effect = False  # whether the LoRA has been seen to change a prediction
+        if fixed_decision is not None:
+            self.report.decisions = [fixed_decision] * run.batch_size
+        if self.undecided:
+            if config.gate_steps > run.steps:
+                raise ValueError(
+                    f"`gate_steps` is {config.gate_steps}, but this run has {run.steps} steps: lower it to 1."
+                )
+            run.add_prompt(self._target_name, host.unpack_conditioning(lora.target_prompt))
+            self.report.warnings = calibration_of(lora, ALWAYS_ERASE).mismatches(run.size, run.cfg)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the gate has still to decide."""
+        return not self.report.decisions
+
+    def weights_for(self, call: host.PredictionCall) -> list[float]:
+        """The w of each row of a call: 1, so that nothing is steered, before the decision and outside of start, end."""
+        is_outside = not self.config.start <= call.step / self.run.steps < self.config.end
+        if self.undecided or is_outside or (self.config.lora_branch == COND_ONLY and call.is_negative):
+            return [1.0] * len(call.rows)
+        weights = [it.w for it in self.report.decisions]
+        if len(weights) != len(call.rows):  # a context window: the rows are frames of one video
+            weights = [max(weights, key=lambda w: abs(1 - w))] * len(call.rows)
+        return weights
+
+    def measure_gate(self, call: host.PredictionCall, base: list[torch.Tensor]) -> None:
+        """Score the call's prompts, once at each noise level, and decide after `gate_steps` levels.
+
+        `base` is the base's x0 for each cond. If several prompts make a picture, the highest of their scores counts.
+        """
+        prompts = call.prompts()
+        if not prompts or call.sigma in self._scores:
+            return
+        targets: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # predictions of base and LoRA, by cond
+        scores = []
+        for prompt in prompts:
+            # other packs may count conds: predict for the target in the place of the same cond
+            index = prompt.cond_index if call.has_other_packs else prompts[0].cond_index
+            if index not in targets:
+                targets[index] = (
+                    call.predict_instead(index, self._target_name),
+                    call.predict_instead(index, self._target_name, self.adapter.on),
+                )
+            if prompt.is_whole_cond:
+                base_x0 = base[prompt.cond_index]
+            else:
+                base_x0 = call.predict_instead(prompt.cond_index, prompt.cond)
+            lora_x0 = call.predict_instead(prompt.cond_index, prompt.cond, self.adapter.on)
+            self._doubt = self._doubt or self._replaced_text_doubt(prompt, base_x0, targets[index][0])
+            scores.append(response(base_x0, lora_x0, *targets[index]))
+        self._record_step(call)
+        if any(prompt.has_hooked_parts for prompt in prompts):
+            self._pictures_by_prompt = [[row] for row in call.rows]
+        else:
+            texts = [text for text in (prompt.text(len(call.x)) for prompt in prompts) if text is not None]
+            self._pictures_by_prompt = pictures_by_prompt(texts, len(call.x))
+        self._scores[call.sigma] = torch.stack(scores).amax(0).tolist()
+        if len(self._scores) == self.config.gate_steps:
+            self._decide()
+
+    def _replaced_text_doubt(self, prompt: host.Prompt, base: torch.Tensor, base_target: torch.Tensor) -> str:
+        """Why the scores mean nothing: the base predicts the same for two different texts. "" if it does not."""
+        text, target_text = prompt.text(len(base)), host.text_of(self.run.guider.conds[self._target_name], len(base))
+        if text is None or target_text is None:
+            return ""
+        if not (rows_differ(text, target_text, HALF_PRECISION_ERROR) & ~rows_differ(base, base_target)).any():
+            return ""
+        return (
+            f"The gate cannot decide: something else on this MODEL puts its own text in place of every prompt's, "
+            f"including the LoRA's target prompt (as regional prompts attached to the MODEL do), so no prompt can be "
+            f"compared with the target. Give the prompts as conditioning, with areas or masks, or {ALWAYS_ERASE}."
+        )
+
+    def _decide(self) -> None:
+        """Decide on each picture. Those that share a prompt share the decision, made on the mean of their scores.
+
+        Pictures with a score that is NaN or infinite are decided separately. Raises RestartRun if the run is to begin
+        again with these decisions.
+        """
+        decisions: dict[int, PictureDecision] = {}
+        for pictures in self._pictures_by_prompt:
+            finite = [i for i in pictures if all(isfinite(scores[i]) for scores in self._scores.values())]
+            for group in (finite, *([i] for i in pictures if i not in finite)):
+                if group:
+                    means = {sigma: fmean(scores[i] for i in group) for sigma, scores in self._scores.items()}
+                    decisions |= dict.fromkeys(group, self._decision_on(means))
+        self.report.decisions = [decisions[i] for i in sorted(decisions)]
+        is_steered = any(it.w != self.config.w_unrelated for it in self.report.decisions)
+        if self.config.restart and self.config.gate_steps > 1 and is_steered:
+            raise host.RestartRun
+
+    def _decision_on(self, scores: Mapping[float, float]) -> PictureDecision:
+        """The decision on scores by noise level."""
+        try:
+            if self._doubt:
+                raise ValueError(self._doubt)
+            decision = calibration_of(self.lora, ALWAYS_ERASE).decide(scores, self.config.false_positive_rate)
+        except ValueError as error:
+            return decide_in_doubt(self.config, str(error))
+        w = soft_w(decision.margin, self.config.softness, self.config.w_erased, self.config.w_unrelated)
+        return PictureDecision(w, decision)
+
+    def can_predict_lora_only(self, call: host.PredictionCall) -> bool:
+        """Whether w = 0 in all rows, so that the base's predictions are not needed for the conds that are steered."""
+        steers_all_conds = self.config.lora_branch == COND_AND_UNCOND
+        return not any(self.weights_for(call)) and (steers_all_conds or not call.has_other_packs)
+
+    def predict_lora_only(self, call: host.PredictionCall) -> list[torch.Tensor]:
+        """The LoRA's x0 for each cond that is steered, the base's for the others (see `lora_branch`)."""
+        self._record_lora_call(call)
+        if self.config.lora_branch == COND_AND_UNCOND:
+            lora = call.predict(self.adapter.on)
+        else:
+            lora = call.predict_branches(self.adapter.on)
+        if not self._has_effect:
+            self._check_effect(self._predict_base_again(call, call.rows), lora, call.rows)
+        return lora
+
+    def predict_steered(
+        self, call: host.PredictionCall, base: list[torch.Tensor], weights: list[float]
+    ) -> list[torch.Tensor]:
+        """The blend of base and LoRA for each cond, with one w per row; the LoRA predicts only rows that need it."""
+        self._record_lora_call(call)
+        rows = [row for row, w in enumerate(weights) if w != 1]
+        negatives = self.config.lora_branch == COND_AND_UNCOND
+        lora = call.predict_again(self.adapter, self.adapter.on, rows, negatives=negatives)
+        if not self._has_effect or not self.adapter.calls:  # no effect seen yet, or its layers were not computed
+            comparable = call.has_same_batching(rows, negatives) or _differ(base, lora, rows, call.batching_error)
+            self._check_effect(base if comparable else self._predict_base_again(call, rows), lora, rows)
+        w = base[0].new_tensor(weights).view(-1, *[1] * (base[0].ndim - 1))
+
+        def steered(base_x0: torch.Tensor, lora_x0: torch.Tensor | None) -> torch.Tensor:
+            if lora_x0 is None:
+                return base_x0
+            blended = blend(base_x0, lora_x0, w, self.config.eta)
+            return torch.where(w == 1, base_x0, blended)  # rows that the LoRA did not predict may hold any values
+
+        return [steered(base_x0, lora_x0) for base_x0, lora_x0 in zip(base, lora, strict=True)]
+
+    def _record_lora_call(self, call: host.PredictionCall) -> None:
+        self._lora_was_called, self.adapter.calls = True, 0
+        self._record_step(call)
+
+    def _record_step(self, call: host.PredictionCall) -> None:
+        if call.step not in self.report.lora_steps:
+            self.report.lora_steps.append(call.step)
+
+    def _predict_base_again(self, call: host.PredictionCall, rows: Sequence[int]) -> list[torch.Tensor | None]:
+        """The base's predictions, batched as the LoRA's are: without any effect they are equal bit for bit."""
+        negatives = self.config.lora_branch == COND_AND_UNCOND
+        return call.predict_again((self.adapter, "base"), nullcontext, rows, negatives=negatives)
+
+    def _check_effect(self, base: Predictions, lora: Predictions, rows: Sequence[int]) -> None:
+        """Raises NoEffectError if something keeps the LoRA from acting on the predictions of these rows."""
+        if _differ(base, lora, rows):
+            self._has_effect = True
+        elif any(b[rows].any() for b, e in zip(base, lora, strict=True) if b is not None and e is not None):
+            raise self._no_effect_error()  # zeros are no evidence: the host predicts them for conds out of their time
+
+    def _no_effect_error(self) -> NoEffectError:
+        if self.lora.is_zero:
+            return NoEffectError("The concept LoRA changes nothing: its weights are zero. Train it, or use another.")
+        layers = [*map(str, self.adapter.pairs), *self.adapter.changes]
+        if not layers:
+            return NoEffectError(
+                "The concept LoRA changes nothing: the layers that it was made for have no such weights in this model. "
+                "Use it with the model family that it was made for."
+            )
+        return NoEffectError(
+            f"The concept LoRA had no effect on its layers ({', '.join(layers[:2])}, ...) in step "
+            f"{self.report.lora_steps[-1] + 1}: something else on this MODEL replaces or fuses them, or answers from "
+            f"what it keeps of an earlier step. Connect UnGuidance to the model before such a patch, or remove "
+            f"that patch. If there is none, the LoRA is too weak, or does not touch this prompt at all."
+        )
+
+    def check_at_end(self) -> None:
+        """Check, after a run, that each picture was decided and steered as it was to be, and add warnings.
+
+        Raises RuntimeError if the gate measured nothing or the LoRA was not called, NoEffectError if it did nothing.
+        """
+        if self.undecided:
+            raise RuntimeError(f"The gate never saw the prompt of this picture: {self._reason_not_called()}.")
+        steered_weights = [it.w for it in self.report.decisions if it.w != 1]
+        if steered_weights and not self._lora_was_called:
+            raise RuntimeError(
+                f"This picture should have been steered (w = {steered_weights[0]:g}), but the LoRA was never called: "
+                f"{self._reason_not_called()}."
+            )
+        if steered_weights and not self._has_effect:
+            raise self._no_effect_error()
+        warnings = list(self.report.warnings)
+        if self.adapter.unchanged:
+            warnings.append(unchanged_weights_warning(self.adapter.unchanged, len(self.adapter.changes)))
+        if self.adapter.acted and (idle := [it for it in self.adapter.pairs if it not in self.adapter.acted]):
+            warnings.append(idle_layers_warning(idle, len(self.adapter.pairs)))
+        self.report.warnings = warnings
+
+    def _reason_not_called(self) -> str:
+        guider = type(self.run.guider).__name__
+        if not self.run.call_count:
+            return (f"{guider}, or something else on this MODEL, calls the model in its own way. Use KSampler or "
+                    f"UnGuidance Guider, or remove what is attached to the MODEL")  # fmt: skip
+        if any(self.config.start <= step / self.run.steps < self.config.end for step in range(self.run.steps)):
+            return f"{guider} never predicts for a positive prompt. Use KSampler or UnGuidance Guider"
+        return f"none of the {self.run.steps} steps of this run lies between `start` and `end`. Move these apart"
+
+
+def _differ(base: Predictions, lora: Predictions, rows: Sequence[int], share: float = LEAST_EFFECT) -> bool:
+    """Whether the predictions of any of these rows differ by more than this share of their norm."""
+    pairs = ((b, e) for b, e in zip(base, lora, strict=True) if b is not None and e is not None)
+    return any(bool(rows_differ(b[rows], e[rows], share).any()) for b, e in pairs)
+
+
+def pictures_by_prompt(texts: Sequence[torch.Tensor], pictures: int) -> list[list[int]]:
+    """The indices of so many pictures, grouped by equal rows in all texts [pictures, ...]."""
+    groups: dict[tuple, list[int]] = {}
+    text_ids = [torch.unique(text.flatten(1), dim=0, return_inverse=True)[1].tolist() for text in texts]
+    for picture in range(pictures):
+        groups.setdefault(tuple(ids[picture] for ids in text_ids), []).append(picture)
+    return list(groups.values())

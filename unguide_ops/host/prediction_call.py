@@ -1,0 +1,243 @@
+"""One prediction of a sampling run, and the further predictions that UnGuidance makes from the same latents."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import comfy.conds
+import comfy.utils
+import torch
+from comfy.hooks import EnumHookType
+
+from .other_packs import other_pack_objects
+from .pack_state import PackState, Snapshot
+from .sampling_run import SamplingRun
+
+AREA_AND_TIME = ("area", "mask", "mask_strength", "set_area_to_bounds", "strength", "default",
+                 "timestep_start", "timestep_end")  # fmt: skip
+"""Keys of a cond's entry that say where in the picture and when in the run it counts, and how much."""
+
+TEXT = ("c_crossattn", "y")
+"""The host's names of an encoded prompt and its pooled vector; the first that a model has tells prompts apart."""
+
+Cond = list[dict]  # as the host has it: entries that share a prediction, by areas or by weight
+Within = Callable[[], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One positive prompt of a call, as a cond that counts in the whole picture and the whole run.
+
+    `cond_index` is the index of the call's cond that it comes from. `is_whole_cond`: that cond consists of this prompt
+    alone, without area or time, so that its prediction is the prompt's.
+    """
+
+    cond: Cond
+    cond_index: int
+    is_whole_cond: bool
+
+    @property
+    def has_hooked_parts(self) -> bool:
+        """Whether hooks may replace its text, picture by picture."""
+        hooks = self.cond[0].get("hooks")
+        return hooks is not None and any(hook.hook_type != EnumHookType.Weight for hook in hooks.hooks)
+
+    def text(self, rows: int) -> torch.Tensor | None:
+        """The encoded prompt of each picture, [rows, ...], or None if the model reads none."""
+        return text_of(self.cond, rows)
+
+
+def text_of(cond: Cond, rows: int) -> torch.Tensor | None:
+    """A cond's encoded prompt for each of a number of pictures, [rows, ...], or None if it has none."""
+    candidates = (cond[0]["model_conds"].get(name) for name in TEXT)
+    text = next((it.cond for it in candidates if it is not None and isinstance(it.cond, torch.Tensor)), None)
+    return None if text is None else comfy.utils.repeat_to_batch_size(text, rows)
+
+
+class PredictionCall:
+    """One prediction of a sampling run: x0 for each cond, from latents [B, ...] at one noise level.
+
+    If other packs take part in predictions, each further prediction is made as the base's is: for all rows and conds of
+    the batch in one call and in the same order, since such packs may share attention over the batch, count conds, or
+    keep what they see; and each series of predictions has its own state of these packs (see `other_packs`). Otherwise
+    only the rows and conds that are needed are predicted.
+    """
+
+    def __init__(
+        self,
+        run: SamplingRun,
+        executor: Callable,
+        model: Any,
+        conds: list[Cond | None],
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        options: dict,
+        *arguments,
+    ):
+        """All but `run` as the host passes them to a CALC_COND_BATCH wrapper."""
+        self.run, self.x = run, x
+        self._conds = conds
+        self._timestep = timestep
+        # without the copies of the model on other devices, to which no adapter is attached
+        options = {name: option for name, option in options.items() if name != "multigpu_clones"}
+        self._predict = lambda conds, x, timestep: executor(model, conds, x, timestep, options, *arguments)
+        objects = other_pack_objects(run.guider.model_patcher, options, conds, run.replaced_forwards)
+        self._pack_state = PackState(objects, x.device)
+        self._initial_state: Snapshot = []
+
+    @cached_property
+    def sigma(self) -> float:
+        """The noise level, fetched from the device once."""
+        return self._timestep[0].item()
+
+    @cached_property
+    def step(self) -> int:
+        """The index of the step that the call belongs to, from 0."""
+        return self.run.step(self.sigma)
+
+    @property
+    def rows(self) -> list[int]:
+        """The indices of the batch's rows."""
+        return list(range(len(self.x)))
+
+    @property
+    def has_other_packs(self) -> bool:
+        """Whether other packs take part in the prediction."""
+        return bool(self._pack_state)
+
+    def predict(self, within: Within = nullcontext) -> list[torch.Tensor]:
+        """x0 for each cond, predicted as the host would, inside `within()`."""
+        evaluations = self.run.evaluations
+        self._initial_state = self._pack_state.snapshot()
+        if self.run.initial_pack_state is None:
+            self.run.initial_pack_state = self._initial_state
+        with within():
+            predictions = self._predict(self._conds, self.x, self._timestep)
+        self.run.plain_evaluations += self.run.evaluations - evaluations
+        return predictions
+
+    def predict_branches(self, within: Within) -> list[torch.Tensor]:
+        """x0 for each cond: the positive ones predicted inside `within()`, the negative ones outside of it.
+
+        Not for runs in which other packs take part: they would see a part of the conds at a time.
+        """
+        negative = [cond is not None and self._is_negative(cond) for cond in self._conds]
+        evaluations = self.run.evaluations
+        with within():
+            predictions = self._predict_selected([not it for it in negative])
+        if any(negative):
+            outside = self._predict_selected(negative)
+            predictions = [b if it else a for it, a, b in zip(negative, predictions, outside, strict=True)]
+        self.run.plain_evaluations += self.run.evaluations - evaluations
+        return predictions
+
+    def predict_again(
+        self, key: Any, within: Within, rows: Sequence[int], negatives: bool
+    ) -> list[torch.Tensor | None]:
+        """x0 for each cond once more, inside `within()`, for the given rows; other rows may hold any values.
+
+        The prediction is one of the series named `key`, which has its own state of other packs. Without `negatives`,
+        the negative conds are None.
+        """
+        selected = [cond is not None and (negatives or not self._is_negative(cond)) for cond in self._conds]
+        with self._series_state(key), within():
+            if self.has_other_packs or list(rows) == self.rows:
+                conds = self._conds if self.has_other_packs else self._selected(selected)
+                predictions = self._predict(conds, self.x, self._timestep)
+            else:
+                batch = len(self.x)
+                conds = [cond and [_entry_rows(e, rows, batch) for e in cond] for cond in self._selected(selected)]
+                index = torch.tensor(rows, device=self.x.device)
+                parts = self._predict(conds, self.x[index], self._timestep[index])
+                predictions = [torch.zeros_like(self.x).index_copy_(0, index, part.to(self.x)) for part in parts]
+        return [x0 if it else None for x0, it in zip(predictions, selected, strict=True)]
+
+    def has_same_batching(self, rows: Sequence[int], negatives: bool) -> bool:
+        """Whether `predict_again` makes one call with the rows and conds of `predict`: equal inputs give equal bits."""
+        all_conds = negatives or not any(cond and self._is_negative(cond) for cond in self._conds)
+        return self.has_other_packs or (list(rows) == self.rows and all_conds)
+
+    @property
+    def batching_error(self) -> float:
+        """The most that equal predictions may differ by if their batches differ, as a share of their norm."""
+        dtype = self.run.guider.model_patcher.model.get_dtype()
+        return torch.finfo(dtype).eps ** 0.5 if dtype.is_floating_point else 1.0
+
+    def _predict_selected(self, selected: Sequence[bool]) -> list[torch.Tensor]:
+        return self._predict(self._selected(selected), self.x, self._timestep)
+
+    def _selected(self, selected: Sequence[bool]) -> list[Cond | None]:
+        return [cond if it else None for it, cond in zip(selected, self._conds, strict=True)]
+
+    @contextmanager
+    def _series_state(self, key: Any) -> Iterator[None]:
+        """A context with the state of other packs after the last prediction of `key`, and recorded for the next."""
+        with self._pack_state.restored(self.run.pack_states.get(key, self._initial_state)):
+            yield
+            self.run.pack_states[key] = self._pack_state.snapshot()
+
+    def predict_instead(self, cond_index: int, cond: Cond | str, within: Within = nullcontext) -> torch.Tensor:
+        """x0 for another cond, or for a prompt of the run by its name, in the place of a cond, inside `within()`.
+
+        It changes no state of other packs.
+        """
+        replacement = self.run.guider.conds[cond] if isinstance(cond, str) else cond
+        conds: list[Cond | None] = list(self._conds) if self.has_other_packs else [None] * len(self._conds)
+        conds[cond_index] = replacement
+        with self._pack_state.restored(self._initial_state), within():
+            return self._predict(conds, self.x, self._timestep)[cond_index]
+
+    def prompts(self) -> list[Prompt]:
+        """The call's positive prompts one by one, wherever in the picture and whenever in the run they count.
+
+        Those of strength 0 are included only if all are.
+        """
+        weighted = list(self._weighted_prompts())
+        return [prompt for prompt, strength in weighted if strength > 0] or [prompt for prompt, _ in weighted]
+
+    def _weighted_prompts(self) -> Iterator[tuple[Prompt, float]]:
+        pending = set(self.run.positive_ids)
+        for index, cond in enumerate(self._conds):
+            if not cond or self._is_negative(cond):
+                continue
+            for entry in cond:
+                if entry["uuid"] in pending:
+                    pending.remove(entry["uuid"])
+                    everywhere = {key: value for key, value in entry.items() if key not in AREA_AND_TIME}
+                    is_whole_cond = len(cond) == 1 and everywhere.keys() == entry.keys()
+                    strength = entry.get("strength", 1.0) * entry.get("mask_strength", 1.0)
+                    yield Prompt([everywhere], index, is_whole_cond), strength
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether the call predicts for negative prompts only."""
+        return all(self._is_negative(cond) for cond in self._conds if cond)
+
+    def _is_negative(self, cond: Cond) -> bool:
+        return cond[0]["uuid"] in self.run.negative_ids
+
+
+def _entry_rows(entry: dict, rows: Sequence[int], batch: int) -> dict:
+    """A cond's entry for some rows of a batch of the given size."""
+
+    def select(value: Any) -> Any:
+        if isinstance(value, list):
+            return [select(each) for each in value]
+        if isinstance(value, torch.Tensor) and value.ndim and len(value) > 1:
+            return comfy.utils.repeat_to_batch_size(value, batch)[list(rows)]
+        return value
+
+    def select_cond(cond: comfy.conds.CONDRegular) -> comfy.conds.CONDRegular:
+        selected = copy.copy(cond)
+        selected.cond = cond.cond if isinstance(cond, comfy.conds.CONDConstant) else select(cond.cond)
+        return selected
+
+    return {
+        **{key: select(value) if key == "mask" else value for key, value in entry.items()},
+        "model_conds": {name: select_cond(cond) for name, cond in entry["model_conds"].items()},
+    }

@@ -1,0 +1,111 @@
+"""A sampling run of the host: its noise levels, which of its prompts are negative, and what it costs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import comfy.hooks
+import comfy.sampler_helpers
+import torch
+
+from .evaluation_counter import EvaluationCounter
+from .other_packs import replaced_forwards
+from .pack_state import Snapshot
+from .session import pixels
+from .types import Conditioning
+
+NEGATIVE_NAMES = re.compile(r"neg|uncond|null|empty|avoid|unwanted", re.IGNORECASE)
+"""Found in the names that guiders give to negative prompts ("negative", "nag_negative", "empty_negative_prompt",
+"uncond"). All other prompts are positive, and the gate decides on them."""
+
+
+class RestartRun(Exception):  # noqa: N818 # not an error
+    """Raised in a prediction to begin the sampling run again from the same noise."""
+
+
+class SamplingRun:
+    """A sampling run, which `RestartRun` may begin again.
+
+    `batch_size` is the number of pictures, `positive_ids` and `negative_ids` are the uuids of its prompts' entries.
+    """
+
+    def __init__(self, guider: Any, noise: torch.Tensor, sigmas: torch.Tensor):
+        """Of a guider of the host that samples from noise [B, ...] at these noise levels [steps + 1]."""
+        self.guider, self.noise = guider, noise
+        self.replaced_forwards = replaced_forwards(guider.model_patcher.model.diffusion_model)
+        self.batch_size = len(noise)
+        # the host gives each entry of a prompt its uuid; for areas it adds entries to all prompts, behind their own,
+        # with uuids of other prompts
+        negative = {name for name in guider.conds if NEGATIVE_NAMES.search(name)}
+        self.negative_ids = {e["uuid"] for name in negative for e in guider.conds[name] or ()}
+        self.positive_ids = {
+            e["uuid"] for name, cond in guider.conds.items() if name not in negative for e in cond or ()
+        }
+        self.sigmas: list[float] = sigmas.tolist()
+        self.counter = EvaluationCounter()
+        self.across_restarts: dict[Any, Any] = {}  # values that outlive a `RestartRun`
+        self.reset()
+
+    def reset(self) -> None:
+        """Go to the first step, at the beginning and after each `RestartRun`."""
+        self.plain_evaluations = 0  # model calls that plain sampling would have made
+        self.call_count = 0  # predictions that the sampler has asked for
+        self.pack_states: dict[Any, Snapshot] = {}  # other packs' state after the last prediction of each series
+        self.initial_pack_state: Snapshot | None = None  # other packs' state before the first prediction
+        self._step = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its pictures, in pixels."""
+        return pixels(self.guider.model_patcher, self.noise)
+
+    @property
+    def cfg(self) -> float | None:
+        """The guidance scale, or None if the guider has none; for the host's dual guidance, the first of the two."""
+        return getattr(self.guider, "cfg1", getattr(self.guider, "cfg", None))
+
+    @property
+    def evaluations(self) -> int:
+        """Model calls made so far, those before a restart included."""
+        return self.counter.count
+
+    @property
+    def steps(self) -> int:
+        """The number of sampling steps."""
+        return max(0, len(self.sigmas) - 1)
+
+    def step(self, sigma: float) -> int:
+        """The index of the step, from 0, that a prediction at this noise level belongs to.
+
+        To be called in the order of the run. If the noise level has risen (restart sampling), it is the next step that
+        begins at least as high, or the present one if there is none because the sampler adds noise by itself.
+        """
+        levels, low, high = self.sigmas, 1 - 1e-5, 1 + 1e-5
+        if sigma > levels[self._step] * high:
+            later = (i for i in range(self._step + 1, self.steps) if levels[i] >= sigma * low)
+            self._step = next(later, self._step)
+        while self._step + 1 < self.steps and sigma <= levels[self._step + 1] * high <= levels[self._step] * high:
+            self._step += 1
+        return self._step
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether prompts carry hooks for which the host changes the model's weights during the run."""
+        groups = [e["hooks"] for cond in self.guider.conds.values() for e in cond or () if e.get("hooks")]
+        return any(group.get_type(comfy.hooks.EnumHookType.Weight) for group in groups)
+
+    def add_prompt(self, name: str, conditioning: Conditioning) -> None:
+        """Add a prompt to the run under a name, for `PredictionCall.predict_instead`.
+
+        Raises ValueError if its text encoder is another than that of the run's prompts.
+        """
+        width = conditioning[0][0].shape[-1]
+        entries = (e for cond in self.guider.conds.values() for e in cond or ())
+        run_widths = {e["cross_attn"].shape[-1] for e in entries if "cross_attn" in e}
+        if run_widths and width not in run_widths:
+            raise ValueError(
+                f"The LoRA's target prompt is {width} numbers wide, this run's prompts {min(run_widths)}: it was "
+                f"encoded for another model. Put UnGuide Calibrate after the LoRA."
+            )
+        self.guider.conds[name] = comfy.sampler_helpers.convert_cond(conditioning)

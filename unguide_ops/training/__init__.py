@@ -1,0 +1,1 @@
+"""Training a concept LoRA (paper section 3.1)."""
