@@ -105,10 +105,10 @@ def check(definition: Any, value: Any) -> None:
 
 def _remove_markup(output: Any) -> None:
     """Remove markup from the texts that a node's output shows on it."""
-    shown: Any = getattr(output, "ui", None)
-    if isinstance(shown, dict):
+    page_output: Any = getattr(output, "ui", None)
+    if isinstance(page_output, dict):
         for name in ("text", "words"):
-            if name in shown:
-                shown[name] = [without_markup(text) for text in shown[name]]
-    elif isinstance(getattr(shown, "value", None), str):
-        shown.value = without_markup(shown.value)
+            if name in page_output:
+                page_output[name] = [without_markup(text) for text in page_output[name]]
+    elif isinstance(getattr(page_output, "value", None), str):
+        page_output.value = without_markup(page_output.value)
