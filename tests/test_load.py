@@ -21,7 +21,7 @@ from node_graphs import CAT, DOG, NodeGraph, graph_of, results
 from restarting_server import RestartingServer
 from unguide.unguide_ops.files.lora_file import save_lora
 
-from dev.client import free, interrupt, run_graph
+from dev.client import events, free, interrupt, run_graph
 from dev.server import request
 
 DRAWS = (NodeGraph.own_sampler, NodeGraph.any_sampler, NodeGraph.guider, NodeGraph.two_concepts, NodeGraph.probe,
@@ -98,16 +98,13 @@ def queue(url, orders, client):
 async def cancel_when_due(socket, url, orders):
     """Read what the server sends, as a page does, and cancel each order at its moment."""
     by_id, messages = {order.id: order for order in orders}, Counter()
-    async for message in socket:
-        if not isinstance(message.data, str):
-            continue
-        event = json.loads(message.data)
-        if (order := by_id.get(event["data"].get("prompt_id"))) is None:
+    async for name, data in events(socket):
+        if (order := by_id.get(data.get("prompt_id"))) is None:
             continue
         messages[order.id] += 1
         if order.fate == "interrupted" and messages[order.id] == order.due:
             await asyncio.to_thread(interrupt, url, order.id)
-        if event["type"] == "execution_start":  # what was due before as well: it may not have been queued yet
+        if name == "execution_start":  # what was due before as well: it may not have been queued yet
             due = [other.id for other in orders if other.fate == "deleted" and other.due <= order.run]
             await asyncio.to_thread(request, f"{url}/queue", {"delete": due})
 
