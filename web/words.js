@@ -6,6 +6,9 @@ import { api } from "../../scripts/api.js";
 import { ComfyWidgets } from "../../scripts/widgets.js";
 
 const NAME = "unguide_words";
+const LINE = 13, MARGIN = 12; // heights of a line and of a field's edges, in pixels of the canvas
+const LETTER = 6.5; // width
+const MOST_LINES = 9; // those below are there to scroll to
 const PROGRESS = "$$node-text-preview"; // the front end's widget of the progress text, which is the same
 const isOurs = (node) => /^UnGuid(e|ance)/.test(node?.comfyClass ?? "");
 
@@ -21,10 +24,15 @@ function textWidget(node) {
     textarea.readOnly = true;
     textarea.classList.add("unguide-words");
   }
-  const [width, height] = node.size;
-  const [, needed] = node.computeSize();
-  node.setSize([width, Math.max(height, needed)]);
   return widget;
+}
+
+function makeRoom(node, widget, text) {
+  const letters = Math.max(1, Math.floor(node.size[0] / LETTER));
+  const lines = text.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / letters)), 0);
+  const height = MARGIN + LINE * Math.min(MOST_LINES, lines);
+  widget.options = { ...widget.options, getMinHeight: () => height };
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
 }
 
 const failed = new Set(); // the nodes that show an error
@@ -45,7 +53,9 @@ function showText(node, text) {
     node.widgets[progress].onRemove?.();
     node.widgets.splice(progress, 1);
   }
-  textWidget(node).value = text; // a text field, which does not render HTML
+  const widget = textWidget(node);
+  widget.value = text; // a text field, which does not render HTML
+  makeRoom(node, widget, text);
   texts.set(key(node), text);
   node.setDirtyCanvas(true, true);
 }
