@@ -50,7 +50,7 @@ def test_round_trip_keeps_every_bit(lora, tmp_path):
 
 
 def test_the_stock_loader_reads_it_and_draws_what_our_branch_draws_at_w_0(model, clip, lora, sample, caplog):
-    path, name = host.new_lora_path("unguide/cat")
+    path, name = next(host.new_lora_paths("unguide/cat"))
     lora_file.save_lora(path, lora)
     assert name in host.lora_files()
     stock, _ = nodes.LoraLoader().load_lora(model, clip, name, 1.0, 1.0)
@@ -93,12 +93,12 @@ def test_the_prompts_can_be_left_out_and_the_gate_still_works(model, trained, sa
 
 
 def test_names_count_up_and_stay_in_the_loras_folder():
-    first, _ = host.new_lora_path("unguide/count")
+    first, _ = next(host.new_lora_paths("unguide/count"))
     first.parent.mkdir(parents=True, exist_ok=True)
     first.touch()
-    assert host.new_lora_path("unguide/count")[0] != first
+    assert next(host.new_lora_paths("unguide/count"))[0] != first
     with pytest.raises(ValueError, match="use a name inside it"):
-        host.new_lora_path("../../elsewhere")
+        next(host.new_lora_paths("../../elsewhere"))
 
 
 def test_a_full_disk_is_told_with_what_to_do(lora, monkeypatch):

@@ -410,7 +410,7 @@ def test_files_are_listed_and_found(tmp_path):
 
 
 def test_saved_files_are_numbered(tmp_path):
-    """folders.new_lora_path: sub/folder/name -> folder, name, and the next number behind those that are there."""
+    """folders.new_lora_paths: sub/folder/name -> folder, name, and the next number behind those that are there."""
     folder, name, counter, *_ = folder_paths.get_save_image_path("sub/it", str(tmp_path))
     assert (folder, name, counter) == (str(tmp_path / "sub"), "it", 1)
     (tmp_path / "sub" / "it_00001_.safetensors").touch()
@@ -430,9 +430,9 @@ def loras(tmp_path, monkeypatch):
 
 
 def test_files_in_a_folder_that_is_a_link_are_numbered_and_listed(loras, lora):
-    """folders.new_lora_path: of a whole prefix, hosts since 0.30 refuse to follow a link; of each part they do not."""
+    """folders.new_lora_paths: of a whole prefix, hosts since 0.30 refuse to follow a link; of each part they do not."""
     for number in (1, 2):
-        path, name = host.new_lora_path("unguide/sub/it")
+        path, name = next(host.new_lora_paths("unguide/sub/it"))
         lora_file.save_lora(path, lora)
         assert name == os.path.join("unguide", "sub", f"it_0000{number}_.safetensors")
         assert name in folder_paths.get_filename_list("loras") and folder_paths.get_full_path("loras", name) == str(

@@ -137,7 +137,7 @@ def test_an_imported_lora_is_calibrated_and_used(model, clip, lora, concept, sam
     """The whole way by the nodes: import, calibrate, gate."""
     from unguide.unguide_ops.gate.calibrate import calibrate
 
-    path, name = host.new_lora_path("unguide/theirs")
+    path, name = next(host.new_lora_paths("unguide/theirs"))
     path = path.with_suffix(".pth")
     tensors = {}
     for key, pair in lora.pairs.items():
@@ -504,7 +504,7 @@ def test_both_nodes_show_what_they_leave_out(model):
     pair = {f"{KOHYA}.lora_down.weight": down, f"{KOHYA}.lora_up.weight": up}
     shown = {}
     for name, more in (("whole", {}), ("partly", {"bundle_emb.word.clip_l": torch.ones(2, 8)})):
-        path, listed = host.new_lora_path(f"unguide/{name}")
+        path, listed = next(host.new_lora_paths(f"unguide/{name}"))
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(pair | more, path)
         ran = {"load": UnGuideLoadLoRA.execute(listed), "import": UnGuideImportLoRA.execute(model, listed, 8.0)}

@@ -7,8 +7,8 @@ import { ComfyWidgets } from "../../scripts/widgets.js";
 
 const NAME = "unguide_words";
 const LINE = 13, MARGIN = 12; // heights of a line and of a field's edges, in pixels of the canvas
-const LETTER = 6.5; // width
-const MOST_LINES = 9; // those below are there to scroll to
+const LETTER = 6.5; // width of a letter, in the same pixels
+const MOST_LINES = 9; // a longer text can be scrolled
 const PROGRESS = "$$node-text-preview"; // the front end's widget of the progress text, which is the same
 const isOurs = (node) => /^UnGuid(e|ance)/.test(node?.comfyClass ?? "");
 

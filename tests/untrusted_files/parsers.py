@@ -63,7 +63,7 @@ PARSERS = {
     **FILES,
     "drawn": draw,
     "lora_name": lambda folder, name: use_folder(folder) or load_lora(Path(host.lora_path(name))),
-    "new_lora_name": lambda folder, prefix: use_folder(folder) or host.new_lora_path(prefix),
+    "new_lora_name": lambda folder, prefix: use_folder(folder) or next(host.new_lora_paths(prefix)),
     "input_name": lambda folder, name: use_folder(folder) or host.input_path(name).read_bytes(),
     "preset_name": lambda folder, name: concept_from(name, "", "", "", ""),
 }

@@ -10,7 +10,6 @@ from .folders import (
     input_path,
     lora_files,
     lora_path,
-    new_lora_path,
     new_lora_paths,
     new_output_paths,
 )
@@ -43,7 +42,7 @@ __all__ = [
     "TrainingMemory", "Vae", "base_model", "cfg_guider", "check_trainable", "clip_files", "clip_path", "decoder",
     "diffusion_model", "empty_latent", "encode", "file_version", "fingerprint", "host_key_names",
     "injections_ejected", "input_files", "input_path", "ksample", "lasting_status_writer", "layer_names",
-    "layer_outputs", "layer_slices", "lora_files", "lora_path", "names_in_files", "new_lora_path", "new_lora_paths",
+    "layer_outputs", "layer_slices", "lora_files", "lora_path", "names_in_files", "new_lora_paths",
     "new_output_paths", "noise_like", "on_device", "original_modules", "pack_conditioning", "rows_that_fit",
     "session", "show_status", "steered_model", "text_of", "unpack_conditioning", "weight_changes", "weight_of",
 ]  # fmt: skip

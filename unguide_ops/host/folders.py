@@ -52,11 +52,6 @@ def lora_path(name: str) -> Path:
     return Path(path)
 
 
-def new_lora_path(filename_prefix: str) -> tuple[Path, str]:
-    """The path at which the next LoRA with this prefix is to be saved, and its name: the first of `new_lora_paths`."""
-    return next(new_lora_paths(filename_prefix))
-
-
 def new_lora_paths(filename_prefix: str) -> Iterator[tuple[Path, str]]:
     """Free paths for a new LoRA with this prefix (sub/folder/name), and the names under which loaders will list it.
 
