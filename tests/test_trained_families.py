@@ -38,6 +38,16 @@ def test_it_draws_what_it_is_asked_for(trained_family):
         assert judges.share_recognised(pictures, name) >= 0.5
 
 
+def test_lumina_reads_as_many_tokens_as_the_prompt_has():
+    """As its family does: each token a word in its context, and nothing that repeats the whole prompt behind them."""
+    with torch.inference_mode():
+        _, clip, _ = load_trained("lumina2")
+    short, long = (host.encode(clip, prompt)[0][0] for prompt in ("a cat", "a photo of the cat and a dog"))
+    assert short.shape[1] == 3 and long.shape[1] == 9 and host.encode(clip, "")[0][0].shape[1] == 1
+    cat, dog = (torch.nn.functional.normalize(long[0, token], dim=0) for token in (5, 8))
+    assert cat @ dog < 0.9
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
 def test_weights_in_int8_are_near_what_they_were(seed, size):
     matrix = size * torch.randn(16, 8, generator=torch.Generator().manual_seed(seed))

@@ -66,13 +66,18 @@ def sd15_checkpoint() -> Path:
     """
     path = HOME / "checkpoints" / f"sd15-random-{SEED}.safetensors"
     if not path.exists():
-        parts = comfy.sd1_clip.SD1ClipModel(), AutoencoderKL(ddconfig=SD1_VAE, embed_dim=4)
-        for part in parts:
-            fill(part, SEED)
-        text, vae = (part.half().state_dict() for part in parts)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(SD15, path, torch.float16, text, vae)
+        save_whole_checkpoint(SD15, path)
     return path
+
+
+def save_whole_checkpoint(unet: RandomModel, path: Path) -> None:
+    """Write a Stable Diffusion 1 in fp16 for the host's CheckpointLoaderSimple: this UNet, CLIP-L and the VAE."""
+    parts = comfy.sd1_clip.SD1ClipModel(), AutoencoderKL(ddconfig=SD1_VAE, embed_dim=4)
+    for part in parts:
+        fill(part, SEED)
+    text, vae = (part.half().state_dict() for part in parts)
+    save_checkpoint(unet, path, torch.float16, text, vae)
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:

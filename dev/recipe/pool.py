@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from dev.families.trained import own_length
 from dev.recipe import text_corpus
 from dev.recipe.captions import plural
 from dev.recipe.scenes import Scenes
@@ -30,7 +31,8 @@ class Pool:
 
     Meanings are outputs at the last token, less `origin` [D], the mean of frequent words. `directions` [W, D] are the
     meanings of frequent words, `concepts` [K, D] those of the concepts. `words` [V, 77, D] are contexts of words near
-    a concept, `belongs` [V] its number. No word among them is held out by the benchmark.
+    a concept, `belongs` [V] its number. No word among them is held out by the benchmark. `lengths` [M] and
+    `word_lengths` [V]: the tokens of a caption or word before its end token, the start token among them.
     """
 
     latents: torch.Tensor
@@ -41,19 +43,39 @@ class Pool:
     concepts: torch.Tensor
     words: torch.Tensor
     belongs: torch.Tensor
+    lengths: torch.Tensor
+    word_lengths: torch.Tensor
+
+    @classmethod
+    def joined(cls, pools: Sequence[Pool]) -> Pool:
+        """The pictures and captions of all pools, with the first one's meanings."""
+        captions, first = [], 0
+        for pool in pools:
+            captions.append(torch.where(pool.captions == 0, 0, pool.captions + first))
+            first += len(pool.contexts)
+        whole = {
+            name: torch.cat([getattr(pool, name) for pool in pools]) for name in ("latents", "contexts", "lengths")
+        }
+        return cls(**{**vars(pools[0]), **whole, "captions": torch.cat(captions)})
 
     def batch(
-        self, size: int, empty: float, widened: float, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`size` random latents and contexts, fp32; a share `empty` of the captions is the empty one.
+        self, size: int, empty: float, widened: float, generator: torch.Generator, alike: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`size` random latents and contexts, fp32, and lengths; a share `empty` of the captions is the empty one.
+
+        `alike`: all captions but the empty ones are as long as each other.
 
         With `widened` a picture answers to a region of meanings, and not only to the one point it was trained on: half
         of the captions are moved by up to so many times another word's meaning, or as far in a random direction, unless
         that brings another concept nearer; and every fourth plain one is a word that belongs to the concept.
         """
         pictures = torch.randint(len(self.latents), (size,), generator=generator)
+        if alike:
+            lengths = self.lengths[self.captions]
+            same = (lengths == lengths[pictures[0]]).nonzero()[:, 0]
+            pictures = same[pictures % len(same)]
         captions = self.captions[pictures].masked_fill(torch.rand(size, generator=generator) < empty, 0)
-        contexts = self.contexts[captions].float()
+        contexts, lengths = self.contexts[captions].float(), self.lengths[captions]
         if widened:
             full = captions != 0
             cosine, concept = self.nearest(contexts)
@@ -62,10 +84,12 @@ class Pool:
             replace = full & (cosine > PLAIN) & (torch.rand(size, generator=generator) < 0.25)
             contexts = torch.where(move[:, None, None], moved, contexts)
             for row in replace.nonzero()[:, 0]:
-                words = (self.belongs == concept[row]).nonzero()[:, 0]
+                fits = self.word_lengths == lengths[row] if alike else torch.ones_like(self.belongs, dtype=torch.bool)
+                words = (fits & (self.belongs == concept[row])).nonzero()[:, 0]
                 if len(words):
-                    contexts[row] = self.words[words[torch.randint(len(words), (1,), generator=generator)]][0].float()
-        return self.latents[pictures].float(), contexts
+                    word = words[torch.randint(len(words), (1,), generator=generator)][0]
+                    contexts[row], lengths[row] = self.words[word].float(), self.word_lengths[word]
+        return self.latents[pictures].float(), contexts, lengths
 
     def nearest(self, contexts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine of each context's meaning with the nearest concept's, and that concept's number."""
@@ -102,12 +126,18 @@ def make_pool(folder: Path, size: int, seed: int, quiet: bool = False) -> Pool:
     def encode(caption: str) -> torch.Tensor:
         return clip.encode_from_tokens(clip.tokenize(caption)).to(torch.bfloat16)
 
-    contexts = [encode(caption) for caption in tqdm(numbers, desc="captions", disable=quiet)]
-    return Pool(torch.cat(latents), torch.tensor(captions), torch.cat(contexts), *meanings(encode))
+    def lengths_of(texts: Iterable[str]) -> torch.Tensor:
+        return torch.tensor([own_length(clip.tokenize(text)) for text in texts])
+
+    contexts = torch.cat([encode(caption) for caption in tqdm(numbers, desc="captions", disable=quiet)])
+    origin, directions, concepts, near, belongs = meanings(encode)
+    words, word_lengths = torch.cat([encode(word) for word in near]), lengths_of(near)
+    return Pool(torch.cat(latents), torch.tensor(captions), contexts, origin, directions, concepts, words, belongs,
+                lengths_of(numbers), word_lengths)  # fmt: skip
 
 
-def meanings(encode) -> Iterator[torch.Tensor]:
-    """The pool's `origin`, `directions`, `concepts`, `words` and `belongs`."""
+def meanings(encode) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str], torch.Tensor]:
+    """The pool's `origin`, `directions` and `concepts`, captions of the words near a concept, and `belongs`."""
     words = common_words()
     outputs = torch.cat([encode(photo(word))[:, -1] for word in tqdm(words, desc="words", disable=None)]).float()
     concepts = torch.cat([encode(photo(name))[:, -1] for name in text_corpus.concepts()]).float()
@@ -115,9 +145,8 @@ def meanings(encode) -> Iterator[torch.Tensor]:
     cosines = (normalize(outputs - origin, dim=1) @ normalize(concepts - origin, dim=1).T).topk(2, dim=1)
     first, second = cosines.values.T
     near = ((first > NEAR) & (first - second > MARGIN)).nonzero()[:, 0]
-    yield from (origin, outputs[:DIRECTIONS] - origin, concepts - origin)
-    yield torch.cat([encode(photo(words[number])) for number in near])
-    yield cosines.indices[near, 0]
+    captions = [photo(words[number]) for number in near]
+    return origin, outputs[:DIRECTIONS] - origin, concepts - origin, captions, cosines.indices[near, 0]
 
 
 def nearest(meanings: torch.Tensor, concepts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

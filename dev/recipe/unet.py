@@ -93,7 +93,7 @@ def run_phase(phase: Phase, unet: torch.nn.Module, pool: Pool, checkpoint: Path,
         remaining = (phase.steps - step) / phase.steps
         rate = phase.learning_rate * min(1.0, (step + 1) / WARM_UP_STEPS, remaining / phase.cool_down)
         optimizer.param_groups[0]["lr"] = rate
-        latents, contexts = pool.batch(BATCH, EMPTY, phase.widened, generator)
+        latents, contexts, _ = pool.batch(BATCH, EMPTY, phase.widened, generator)
         loss = diffusion_loss(unet, latents, contexts, alphas, generator)
         optimizer.zero_grad(set_to_none=False)
         loss.backward()

@@ -6,6 +6,7 @@ are those of the real thing. Text encoder and autoencoder are the embedded model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from safetensors.torch import load_file
 FOLDER = Path(__file__).parent
 CHANNELS = 24  # of the embedded autoencoder's latents
 TEXT_WIDTH = 192  # of the embedded text encoder
+END = 49407  # the token that ends a prompt, and fills the rest of its 77
+UNUSED = {"norm_final.weight"}  # a norm that older hosts have and do not use
 SCALE = ".scale"  # ends the name of the scales of a weight's rows in int8
 
 
@@ -29,6 +32,7 @@ class TrainedFamily:
     v_prediction: bool = False
     pooled: bool = False  # prompts have a second vector, which is the text's last token
     time_axis: bool = False  # latents are [B, C, 1, H, W]
+    own_words: bool = False  # a prompt is as long as its words, each one's token by itself: no end, no padding
 
 
 UNET = {
@@ -55,7 +59,7 @@ TRAINED = {
         "image_model": "lumina2", "patch_size": 1, "in_channels": CHANNELS, "dim": 256, "n_layers": 6,
         "n_refiner_layers": 1, "n_heads": 8, "n_kv_heads": 8, "qk_norm": True, "cap_feat_dim": TEXT_WIDTH,
         "axes_dims": [8, 12, 12], "axes_lens": [300, 32, 32],
-    }, sampling={**FLOW, "multiplier": 1.0}),
+    }, sampling={**FLOW, "multiplier": 1.0}, own_words=True),
     "sd2v": TrainedFamily("SD 2 type, v-prediction", "SD20", UNET, v_prediction=True),
 }  # fmt: skip
 
@@ -65,18 +69,31 @@ def load_trained(name: str, folder: Path = FOLDER):
     from unguide.demo_model import loader
 
     family = TRAINED[name]
-    demo = loader.load_config()
     with torch.inference_mode(False):
-        autoencoder = loader.load_autoencoder(loader.FOLDER, demo["vae"])
-        model = _new_model(family, autoencoder)
-        weights = dequantised(load_file(folder / f"{name}.safetensors"))
-        names = model.diffusion_model.state_dict().keys()  # newer hosts lack a norm that is not used
-        model.diffusion_model.load_state_dict({key: weights[key] for key in names})
-        clip = loader.load_text_encoder(loader.FOLDER, demo["text"])
+        model = new_model(name)
+        load_weights(model, name, folder)
+        clip = loader.load_text_encoder(loader.FOLDER, loader.load_config()["text"])
         if family.pooled:
-            _add_pooled(clip)
+            _change_prompts(clip, lambda tokens, rows: (rows, {"pooled_output": rows[:, -1]}))
+        if family.own_words:
+            _change_prompts(clip, lambda tokens, rows: (rows[:, : own_length(tokens)], {}))
+        autoencoder = _autoencoder()
         vae = loader.as_vae(_WithTimeAxis(autoencoder) if family.time_axis else autoencoder)
         return loader.as_model(model), clip, vae
+
+
+def load_weights(model, name: str, folder: Path = FOLDER) -> None:
+    """Load a family's stored weights into the host's BaseModel of it."""
+    weights = dequantised(load_file(folder / f"{name}.safetensors"))
+    network = model.diffusion_model
+    for key in UNUSED & network.state_dict().keys():
+        weights[key] = torch.ones_like(network.state_dict()[key])
+    network.load_state_dict({key: weights[key] for key in network.state_dict()})
+
+
+def own_length(tokens: dict[str, list]) -> int:
+    """How many tokens of the embedded text encoder a prompt has before its end token, the start token among them."""
+    return sum(token != END for token, *_ in tokens["l"][0])
 
 
 def dequantised(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -104,10 +121,18 @@ def quantised(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return stored
 
 
-def _new_model(family: TrainedFamily, autoencoder):
+def _autoencoder():
+    from unguide.demo_model import loader
+
+    return loader.load_autoencoder(loader.FOLDER, loader.load_config()["vae"])
+
+
+def new_model(name: str):
     """The host's BaseModel of a family with the embedded autoencoder's latents; its weights are still to come."""
     import comfy.latent_formats
     import comfy.supported_models
+
+    family, autoencoder = TRAINED[name], _autoencoder()
 
     class Latent(comfy.latent_formats.LatentFormat):
         """The embedded autoencoder's, with a time axis if the family has one."""
@@ -131,14 +156,15 @@ def _new_model(family: TrainedFamily, autoencoder):
     return Config({**family.settings, "dtype": torch.float32}).get_model(hint, "").eval()
 
 
-def _add_pooled(clip) -> None:
-    """Prompts get a pooled vector: their last token."""
+def _change_prompts(clip, change: Callable[[dict, torch.Tensor], tuple[torch.Tensor, dict]]) -> None:
+    """Prompts become `change(tokens, encoded)`: what is encoded, and further entries beside it."""
     encode = clip.encode_from_tokens_scheduled
 
-    def with_pooled(*args, **kwargs):
-        return [[tokens, {**extras, "pooled_output": tokens[:, -1]}] for tokens, extras in encode(*args, **kwargs)]
+    def changed(tokens, *args, **kwargs):
+        entries = [(change(tokens, rows), extras) for rows, extras in encode(tokens, *args, **kwargs)]
+        return [[rows, {**extras, **more}] for (rows, more), extras in entries]
 
-    clip.encode_from_tokens_scheduled = with_pooled
+    clip.encode_from_tokens_scheduled = changed
 
 
 class _WithTimeAxis(torch.nn.Module):
