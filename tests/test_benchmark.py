@@ -10,8 +10,8 @@ from unguide.demo_model.loader import FOLDER, load_config
 from unguide.unguide_ops import host
 from unguide.unguide_ops.concept import presets
 
-from dev.bench import attacks, forgetting, gate, gate_scores, model, quality
-from dev.bench.words import drawn_prompts, erased_prompts, photo, prompts_of, read_words
+from dev.bench import attacks, forgetting, model
+from dev.bench.words import drawn_prompts, photo, read_words
 
 WORDS = read_words()
 SEEN = {word for words in load_config()["concepts"].values() for word in words}
@@ -107,27 +107,6 @@ def test_the_report_s_measures_on_made_up_pictures(judges, pictures):
     assert list(rows["base"]) == list(forgetting.MEASURES) and json.dumps(rows)
 
 
-def test_a_gate_is_held_against_what_the_model_draws(pictures):
-    """A gate that erases exactly what the model draws as a cat is wrong by the words, and right by what is drawn."""
-    shares = {photo("cat"): 0.9, photo("moggy"): 0.1, photo("catfish"): 0.8, photo("dog"): 0.1, "a bridge": 0.0}
-    parts = ("target", "unseen", "compounds", "others", "captions")
-    decisions = {prompt: {"score": share, "erased": share > 0.5} for prompt, share in shares.items()}
-    results = {
-        "cat": {
-            "parts": {prompt: (part, "test") for prompt, part in zip(shares, parts, strict=True)},
-            "drawn": shares,
-            "default": {"decisions": decisions},
-        }
-    }
-    assert gate.by_drawing(results) == {
-        "drawn_auc_min": 1, "drawn_auc_mean": 1, "drawn_false_positive_rate": 0, "drawn_false_negative_rate": 0,
-    }  # fmt: skip
-    assert gate.wrong_by_words(results) == [("cat", photo("moggy")), ("cat", photo("catfish"))]
-    assert gate.rates(results, "default", gate.our_decision)["false negatives"] == 0.5
-    assert gate_scores.auc([0.1, 0.9, 0.5, 0.5], [False, True, True, False]) == 0.875
-    assert gate.wrong_sheet(results, dict.fromkeys(shares, pictures[photo("cat")])).size[0] > 400
-
-
 def test_the_attacks_by_words_never_name_what_they_attack(clip):
     """And the text encoder knows every piece of them, or they would say nothing."""
     rows = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
@@ -147,55 +126,3 @@ def test_misspellings_are_slips_and_no_names():
     for name in WORDS["classes"]:
         prompts = [prompt for kind, prompt in attacks.by_words(name) if kind == attacks.MISSPELT]
         assert len(set(prompts)) == len(prompts) >= 6 and not set(prompts) & {photo(word) for word in SEEN}
-
-
-def test_only_attacks_that_work_on_the_base_count(judges, pictures):
-    """One that works and is erased by ours alone, one that does not work, and one that asks for nothing."""
-    cat, dog = (as_bytes(pictures[photo(name)]) for name in ("cat", "dog"))
-    kinds = {"works": attacks.SOFT, "fails": attacks.MISSPELT, "aside": attacks.PICTURE_ALONE}
-    drawn = {method: {"works": cat, "aside": cat} for method in quality.METHODS}
-    drawn |= {quality.OURS: {"works": dog, "aside": cat}}
-    drawn[quality.BASE]["fails"] = dog
-    decisions = [{"score": 0.5, "threshold": 0.25, "erased": True}] * 2
-    result = {"kinds": kinds, "pictures": drawn, "decisions": {"works": decisions, "aside": decisions},
-              "rule": {"works": -1.0, "aside": 2.0}}  # fmt: skip
-    by_attack = {"cat": quality.of_attacks("cat", result, judges)}
-    figures = quality.attack_figures(by_attack)
-    assert figures["attacks"] == 2 and figures["attacks_working"] == 1
-    assert figures["attack_erased_ours"] > 0.5 > figures["attack_erased_base"] == figures["attack_erased_paper"]
-    assert quality.attack_grid({"cat": result}, by_attack).size[0] > 400
-    assert by_attack["cat"]["works"]["paper_steers"] and not by_attack["cat"]["aside"]["paper_steers"]
-    assert json.dumps(by_attack)
-
-
-def test_the_quality_report_says_where_ours_is_not_above(judges, pictures):
-    """Ours forgets the cat and takes the dog for it; the others forget nothing, but one all."""
-    prompts = drawn_prompts(["cat"])
-    base = {prompt: pictures.get(prompt, pictures[photo("cat")]) for prompt in prompts}
-    forgotten = {**base, **{prompt: pictures[photo("ship")] for prompt in erased_prompts("cat")}}
-    ours = {**forgotten, photo("dog"): pictures[photo("ship")]}
-    by_method = {"lora": forgotten, "half": base, quality.PAPER: base, quality.OURS: ours}
-    parts = prompts_of("cat")
-    steered = [photo("dog"), *parts["target"], *parts["seen"]]
-    result = {
-        "pictures": {method: {prompt: as_bytes(it) for prompt, it in by_prompt.items()}
-                     for method, by_prompt in by_method.items()},
-        "decisions": {prompt: [{"erased": prompt in steered}] for prompt in prompts},
-        "evaluations": {method: dict.fromkeys(prompts, 40) for method in quality.METHODS},
-        "probe": 88,
-    }  # fmt: skip
-    classes = {"cat": quality.of_class("cat", result, base, judges)}
-    row = classes["cat"]
-    assert row["false_alarms"] == {"dog": 1}
-    assert list(row["missed"]) == WORDS["classes"]["cat"]["unseen"]["test"]
-    assert quality.not_above(classes) == {"cat": ["lora"]}
-    assert row[forgetting.RIGHT]["h0"] > row[quality.OURS]["h0"]
-    figures = {f"{m}_{method}": row[method][m] for m in quality.MEASURES for method in quality.METHODS}
-    report = {
-        "figures": {**figures, "judge_top1": 0.9, "attacks": 0, "attacks_working": 0, "attack_base_share": 0.0},
-        "classes": classes,
-        "cost": quality.costs({"cat": result}),
-        "attacks": {"cat": {kind: {"kind": kind, "base_share": 0.0, "works": False} for kind in attacks.KINDS}},
-    }
-    assert "cat: UnGuidance" in quality.text(report) and "dog 100%" in quality.text(report)
-    assert quality.methods_grid({"cat": result}, base).size[0] > 400

@@ -7,6 +7,7 @@ import importlib
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,10 +18,11 @@ from typing import Any
 from dev import ROOT, hosts
 from dev.console import DevError, duration, say
 from dev.inprocess import start_scratch_host
+from dev.sweep import MODES
 
-NEEDS = ("recipe", "browser", hosts.FrontEnd(hosts.LATEST).section)  # further sections of pins.ini
-BENCHMARKS = {"model": 4, "training": 4, "gate": 4, "sampling": 7, "quality": 4, "sweep": None, "families": None,
-              "reliability": 4, "composition": None}  # fmt: skip
+NEEDS = ("recipe", "browser", "evaluate", "sweep", hosts.FrontEnd(hosts.LATEST).section)  # further sections of pins.ini
+BENCHMARKS = {"card": 4, "model": 4, "training": 4, "sampling": 7, "sweep": None, "families": None, "reliability": 4,
+              "composition": None}  # fmt: skip
 """A benchmark's name -> the digits that its figures are rounded to.
 
 The module of that name has `measure(bench)`, whose result holds `figures`, and `text(result)`, the report as Markdown.
@@ -34,6 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, default=ROOT / "demo_model", help="folder of the embedded model")
     parser.add_argument("--classes", nargs="*", metavar="NAME", help="classes to forget (default: all ten)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--models", nargs="+", metavar="NAME",
+                        help="card: models (default: demo, and those of dev/families/trained)")  # fmt: skip
+    parser.add_argument("--budget", type=float, default=30, metavar="MINUTES",
+                        help="card: what it may take, about; chooses the number of classes (default: 30)")  # fmt: skip
+    card = parser.add_argument_group("card: of a checkpoint of your own")
+    card.add_argument("--checkpoint", type=Path, metavar="FILE", help="the checkpoint")
+    card.add_argument("--clip", type=Path, metavar="FILE", help="who looks: a CLIP model, as ViT-B-32.safetensors")
+    card.add_argument("--captions", type=Path, metavar="LIST", help="prompts for CLIP score and CLIP-FID")
+    card.add_argument("--i2p", type=Path, metavar="LIST", help="prompts on which NudeNet counts")
+    card.add_argument("--i2p-rows", type=int, metavar="N", help="so many of them at most")
+    card.add_argument("--modes", nargs="+", choices=MODES, metavar="MODE", default=MODES,
+                      help="of sampling (default: all)")  # fmt: skip
+    card.add_argument("--paper-seeds", type=int, default=10, help="of the published rule's probe (default: 10)")
+    card.add_argument("--size", type=int, default=512, help="of the pictures, in pixels (default: 512)")
+    card.add_argument("--steps", type=int, default=50, help="of sampling (default: 50)")
     parser.add_argument("--ablation", nargs="*", metavar="NAME",
                         help="training: classes of the ablation (default: two)")  # fmt: skip
     parts = ("faults", "load", "untrusted_files", "effect", "injection", "fuzz")  # tests/test_PART.py
@@ -75,8 +92,8 @@ class Bench:
 
     def base_pictures(self, prompts: Sequence[str], *number: int) -> dict[str, Any]:
         """Prompt -> its pictures by the base model (`number` of them, or the usual), as floats in [0, 1]."""
-        from dev.bench.demo_session import draw_base
         from dev.bench.report import as_floats
+        from dev.bench.sessions import draw_base
 
         drawn = self.each("Drawing", draw_base, [(self.folder, prompt, *number) for prompt in prompts])
         return {prompt: as_floats(pictures) for prompt, pictures in zip(prompts, drawn, strict=True)}
@@ -115,12 +132,20 @@ def new_pool(workers: int, threads: int | None = None) -> ProcessPoolExecutor:
 
 def begin_worker(path: list[str], threads: int | None) -> None:
     """Prepare a worker process."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     sys.path[:] = path  # the main process's has its ComfyUI in it, which would seem to run here already
     start_scratch_host()
     if threads:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent is gone, killed perhaps: it would finish its task for nobody."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def save(name: str, bench: Bench, result: dict, text: Callable[[dict], str]) -> str:

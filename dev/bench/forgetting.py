@@ -14,10 +14,10 @@ from unguide.unguide_ops.guidance.config import SteeringConfig
 from unguide.unguide_ops.guidance.unguidance import unguide
 from unguide.unguide_ops.metrics.tables import overall
 
-from dev.bench.demo_session import PICTURES, SIZE, demo_session
 from dev.bench.gate_scores import auc, scores_along
 from dev.bench.report import Pictures, as_floats
 from dev.bench.sampling_methods import AS_PUBLISHED
+from dev.bench.sessions import PICTURES, SIZE, demo_session
 from dev.bench.words import ERASED_PARTS, drawn_prompts, erased_prompts, other_classes, photo, prompts_of
 
 FIXED_W = {"lora": 0.0, "half": 0.5, "w_2": 2.0, "w_minus_1": -1.0}  # for every prompt; w = 1 is the base model

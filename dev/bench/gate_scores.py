@@ -12,7 +12,7 @@ from unguide.unguide_ops.concept import EMPTY_PROMPT
 from unguide.unguide_ops.gate.probe_trajectory import TARGET_PROMPT, ProbeTrajectory, measure_scores
 from unguide.unguide_ops.gate.scores import change_norm, response
 
-from dev.bench.demo_session import CFG, SIZE
+from dev.bench.sessions import CFG, SIZE
 
 SCHEDULE = 50  # DDIM steps
 PAPER, OURS = "L2 (paper)", "response"
@@ -25,7 +25,7 @@ def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
 
 
 def scores_along(
-    model, lora, encode: Callable, prompts: Sequence[str], seeds: int, steps: tuple[int, ...]
+    model, lora, encode: Callable, prompts: Sequence[str], seeds: int, steps: tuple[int, ...], cfg: float = CFG
 ) -> dict[str, dict[int, dict[tuple[str, int], float]]]:
     """Statistic -> step -> (prompt, seed) -> score, along the base model's own trajectories."""
     statistics: list[str] = []
@@ -41,7 +41,7 @@ def scores_along(
         statistics[:] = scores
         return torch.stack(list(scores.values()), 1)
 
-    trajectory = ProbeTrajectory(SCHEDULE, steps, CFG, SIZE, SIZE)
+    trajectory = ProbeTrajectory(SCHEDULE, steps, cfg, SIZE, SIZE)
     scores = measure_scores(model, lora, encode, prompts, seeds, 0, trajectory, every_score).scores
     return {
         statistic: {

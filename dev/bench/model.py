@@ -13,9 +13,9 @@ from unguide.demo_model.judges import JudgePair
 from unguide.demo_model.loader import load_config
 
 from dev.bench import Bench, save
-from dev.bench.demo_session import PICTURES
 from dev.bench.forgetting import MEASURES, accuracies_by_method, forget, gate_errors
 from dev.bench.report import Pictures, as_floats, figures_table, sheet, table
+from dev.bench.sessions import PICTURES
 from dev.bench.words import photo, read_words, word_in
 
 HALF = 32  # pixels a side of what is judged of each thing of a pair

@@ -18,11 +18,11 @@ from unguide.unguide_ops.guidance.unguidance import unguide
 
 from dev.bench import Bench, memory
 from dev.bench import sampling_methods as methods
-from dev.bench.demo_session import SIZE, all_threads, demo_session
 from dev.bench.forgetting import PAPER_SEEDS, accuracies
 from dev.bench.random_model_session import random_model_setup
 from dev.bench.reference import blend, relative_error
 from dev.bench.report import as_floats, figures_table, grid, table
+from dev.bench.sessions import SIZE, all_threads, demo_session
 from dev.bench.words import photo, prompts_of
 from dev.families.full import SD15
 

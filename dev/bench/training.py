@@ -16,9 +16,9 @@ from unguide.unguide_ops.training import config
 from unguide.unguide_ops.training.trainer import train
 
 from dev.bench import Bench, memory
-from dev.bench.demo_session import SIZE, demo_session
 from dev.bench.forgetting import GATE_STEPS, GATED, MEASURES, RIGHT, accuracies_by_method, forget, gate_aucs
 from dev.bench.report import Pictures, as_floats, figures_table, grid, table
+from dev.bench.sessions import SIZE, demo_session
 from dev.bench.words import drawn_prompts, grid_prompts
 
 NUMBER = 8  # pictures per prompt

@@ -8,11 +8,16 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import time
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dev import ROOT
 from dev.console import DevError, duration, say
+
+if TYPE_CHECKING:
+    from dev.sweep.plan import Settings
 
 NEEDS: tuple[str, ...] = ("evaluate", "sweep")
 LISTS = ROOT / "prompts" / "lists"
@@ -42,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             help=f"default: {default!r}")  # fmt: skip
     parser.add_argument("--judge", action=argparse.BooleanOptionalAction, default=None,
                         help="let the demo model's judges look (default: with the embedded model)")  # fmt: skip
-    parser.add_argument("--clip", metavar="ARCHITECTURE", help="CLIP scores, by models/open_clip/ARCHITECTURE")
+    parser.add_argument(
+        "--clip", metavar="ARCHITECTURE", help="CLIP scores, by models/open_clip/ARCHITECTURE, or a file's path"
+    )
     parser.add_argument("--nudity", action="store_true", help="count what NudeNet detects")
     parser.add_argument("--workers", type=int, default=0,
                         help="so many at a time, by Ray (default: one, in this process)")  # fmt: skip
@@ -52,15 +59,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw the pictures that are missing; 0 if every row of the list is drawn."""
+    began, settings = time.monotonic(), settings_from(options)
+    drawn = complete(settings, options.workers, options.address)
+    for job, error in drawn.failures[:MOST_FAILURES]:
+        say(f"failed: {job.key}: {error}")
+    taken = duration(time.monotonic() - began)
+    say(f"{drawn.finished} of {drawn.total} pictures in {taken}: {settings.output / 'report.html'}")
+    return 0 if drawn.finished == drawn.total and not drawn.left_out else 1
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How many pictures of a sweep are there, of how many; `failures` are (job, error); rows that are `left_out`."""
+
+    finished: int
+    total: int
+    failures: list[tuple]
+    left_out: list[str]
+
+
+def complete(settings: Settings, workers: int = 0, address: str | None = None) -> Completed:
+    """Draw the pictures of a sweep that are missing, and write its report.
+
+    Raises DevError for a list, a model or a disk with which nothing can be drawn.
+    """
     from dev.sweep.plan import Plan  # here, as `python dev sweep` runs before the environment exists
     from dev.sweep.report import write_report
     from dev.sweep.results import Results
     from dev.sweep.workers import workers_for
 
-    began, settings = time.monotonic(), settings_from(options)
-    plan, failures = Plan(settings), []
-    options.output.mkdir(parents=True, exist_ok=True)
-    with Results(options.output, settings) as results:
+    plan, failures, folder = Plan(settings), [], settings.output
+    folder.mkdir(parents=True, exist_ok=True)
+    with Results(folder, settings) as results:
         for problem in plan.problems:
             say(f"left out: {problem}")
         total, before = len(plan), sum(map(results.has, plan.jobs()))
@@ -70,21 +100,16 @@ def run(options: argparse.Namespace) -> int:
         first = next(missing, None)  # no model is loaded if nothing is missing
         try:
             if first is not None:
-                workers = workers_for(settings, options.workers, options.address)
-                draw(results, workers, chain([first], missing), total, before, failures)
+                draw(results, workers_for(settings, workers, address), chain([first], missing), total, before, failures)
         except (OSError, sqlite3.Error) as error:
             raise DevError(f"the sweep cannot keep what it draws ({error}): make room, and run it again.") from None
         finally:  # after an error, too, the report shows the pictures that are there
             try:
-                write_report(options.output, results, plan)
+                write_report(folder, results, plan)
             except (OSError, sqlite3.Error) as error:
                 problem = f"the report cannot be written ({error}): make room, and run the sweep again."
                 raise DevError(problem) from None
-        finished = sum(map(results.has, plan.jobs()))
-    for job, error in failures[:MOST_FAILURES]:
-        say(f"failed: {job.key}: {error}")
-    say(f"{finished} of {total} pictures in {duration(time.monotonic() - began)}: {options.output / 'report.html'}")
-    return 0 if finished == total and not plan.problems else 1
+        return Completed(sum(map(results.has, plan.jobs())), total, failures, plan.problems)
 
 
 def draw(results, workers, jobs, total: int, before: int, failures: list[tuple]) -> None:

@@ -79,5 +79,7 @@ def scorers_for(settings: Settings) -> list[Scorer]:
     if settings.judge:
         scorers.append(judges_scorer(classes))
     if settings.clip:
-        scorers.append(clip_scorer(host.clip_path(f"{settings.clip}.safetensors"), classes))
+        is_path = settings.clip.endswith(".safetensors")
+        weights = Path(settings.clip) if is_path else host.clip_path(f"{settings.clip}.safetensors")
+        scorers.append(clip_scorer(weights, classes))
     return [*scorers, score_nudity] if settings.nudity else scorers
