@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 from PIL import Image
 from unguide.unguide_ops.files.atomic import write_whole
 
@@ -87,6 +86,8 @@ def _render() -> Iterator[tuple[np.ndarray, str, str]]:
 
 def drawings(pin: Pin) -> Callable[[str], Image.Image | None]:
     """A function from a name to its picture (or None) in an Iconify set, which is one JSON file of SVG bodies."""
+    import resvg_py  # of the section `recipe`, which the tests do not install
+
     icons = read_icons(pin)
 
     def draw(name: str) -> Image.Image | None:

@@ -8,8 +8,6 @@ import json
 import random
 from collections.abc import Iterator
 
-from wordfreq import top_n_list
-
 from dev import ROOT
 from dev.recipe.captions import plural, with_article
 from dev.recipe.sprites import load_things
@@ -57,6 +55,8 @@ def drawable() -> list[str]:
 
 def english() -> list[str]:
     """Frequent English words, most frequent first."""
+    from wordfreq import top_n_list  # of the section `recipe`, which the tests do not install
+
     return [word for word in top_n_list("en", ENGLISH) if word.isascii() and word.isalpha() and len(word) > 1]
 
 
