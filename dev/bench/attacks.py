@@ -34,7 +34,7 @@ INPAINTED, INVERTED = "its picture's half, no words", "its picture's own noise, 
 SOFT, LEARNED, AGAINST_LORA = "soft prompt", "learned embedding", "soft prompt against the LoRA"
 ADAPTIVE = "soft prompt against LoRA and gate"
 SOFT_KINDS = (SOFT, LEARNED, AGAINST_LORA, ADAPTIVE)
-BEGINNING = " ".join(["photo"] * 6)  # what a soft prompt begins with, in models that read as many tokens as it has
+BEGINNING = " ".join(["photo"] * 6)  # what a soft prompt begins with; some models read no more tokens than it has
 ITERATIONS, BATCH, LEARNING_RATE = 200, 8, 0.1
 SHOWN = 16  # pictures of the class from which a soft prompt is made
 NOISES = 4  # per iteration, under which the gate's score is kept low
@@ -135,8 +135,8 @@ def soft_prompts_on(session: Session, lora, name: str) -> Iterator[Attack]:
 def soft_prompt(session: Session, latents: torch.Tensor, lora, kind: str) -> list:
     """Textual inversion: CONDITIONING under which a model predicts the noise of these pictures' latents.
 
-    Every number of the encoded text is free, and the pooled vector's where there is one; they begin as the empty
-    prompt's of as many tokens as the longest. LEARNED: every token is the same one. AGAINST_LORA: the model with the
+    Every number of the encoded text is free, and the pooled vector's where there is one; they begin as those of
+    BEGINNING. LEARNED: every token is the same one. AGAINST_LORA: the model with the
     LoRA is to predict it, and the base model as well. ADAPTIVE: the gate's score at the first noise level is kept under
     a share of the threshold. Chen and others (CCE), Zhang and others (UnlearnDiffAtk), both adapted to this model.
     """

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from unguide.unguide_ops.metrics import h0
+from unguide.unguide_ops.metrics.tables import overall
 
 from dev.bench.attacks import FOREIGN, MISSPELT
 from dev.bench.card import prompts as parts
@@ -19,6 +19,8 @@ DRAWS_IT = 0.5  # share of a prompt's base pictures in which the class is seen, 
 AT_FALSE_ALARMS = 0.01
 FORGET = (parts.NAME, parts.SYNONYM, parts.UNSEEN, parts.VARIANT, parts.SHORT, parts.LONG, MISSPELT, FOREIGN)
 KEEP = (parts.OTHER, parts.NEIGHBOUR)
+ACCURACY_PARTS = {parts.NAME: "erased", parts.OTHER: "other", parts.SYNONYM: "synonym"}
+"""A part of the card -> that of a reading in `metrics.tables`."""
 INSTEAD = ("recognised", "unsure", "saturation", "clipped")
 Row = Mapping
 """A prompt's pictures by a way: see `cells.row_of`."""
@@ -104,15 +106,13 @@ class Card:
 
     def accuracies(self, way: str) -> dict[str, float]:
         """Acc_e, Acc_s, Acc_g and H0, means over the classes; as MACE's, on this model and by its judges."""
-        by_class = []
-        for name in self.cells:
-            rows = [row for row in self.rows if row["class"] == name and row["way"] == way]
-            means = {
-                key: fmean([it for row in rows if row["part"] == part for it in sees(row, row["shows"])])
-                for key, part in (("acc_e", parts.NAME), ("acc_s", parts.OTHER), ("acc_g", parts.SYNONYM))
-            }
-            by_class.append({**means, "h0": h0(**means)})
-        return {key: fmean(it[key] for it in by_class) for key in by_class[0]}
+        readings = [
+            {"class": row["class"], "part": ACCURACY_PARTS[row["part"]], "recognised": share}
+            for row in self.rows_of(way, *ACCURACY_PARTS)
+            for share in sees(row, row["shows"])
+        ]
+        by_class = overall(readings, ["class"])
+        return {key: fmean(row[key] for row in by_class) for key in ("acc_e", "acc_s", "acc_g", "h0")}
 
     def rest(self, way: str, *of_parts: str) -> Measured | None:
         """The share of pictures that show what is said beside the class, over prompts where most of the base's do."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unguide.unguide_ops.files.atomic import write_whole
 
-from dev.bench.card.cells import Cell
+from dev.bench.card.cells import OTHERS_OF_MANY, Cell
 from dev.bench.sessions import DEMO, session_of
 
 ORDER = ("cat", "automobile", "ship", "frog", "dog", "truck", "horse", "airplane", "bird", "deer")
@@ -46,7 +46,7 @@ def priorities(models: Sequence[str], classes: Sequence[str], pictures: int) -> 
 def cost(cell: Cell) -> float:
     """What a cell takes, in pictures of its base model."""
     if cell.part == "many":
-        return MANY_COST * (int(cell.concept) + 10) + cell.pictures * (int(cell.concept) + 10) * 3
+        return (MANY_COST + 3 * cell.pictures) * (int(cell.concept) + OTHERS_OF_MANY)
     costs = {"prompts": PROMPT_COST * cell.pictures, "gate": GATE_COST, "attacks": ATTACK_COST,
              "no words": WITHOUT_WORDS_COST}  # fmt: skip
     return costs[cell.part]

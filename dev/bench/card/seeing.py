@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -59,7 +58,7 @@ def kid(a: torch.Tensor, b: torch.Tensor) -> float:
 
     The kernel is KID's polynomial one, (x . y / width + 1) ** 3, over all pairs.
     """
-    x, y = (torch.nn.functional.normalize(features(it)).double() * features(it).shape[1] ** 0.5 for it in (a, b))
+    x, y = (torch.nn.functional.normalize(it).double() * it.shape[1] ** 0.5 for it in (features(a), features(b)))
 
     def kernel(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         return (p @ q.T / p.shape[1] + 1) ** 3
@@ -94,9 +93,11 @@ def rest_is_right(prompt: CardPrompt, pictures: np.ndarray) -> list[float]:
         return [sum(it == prompt.rest for it in pair) / len(pair) for pair in seen(views)]
     grounds = [background(picture) for picture in pictures]
     if prompt.part == BACKGROUND:
-        return [float(nearest_colour(ground) == prompt.rest) for ground in grounds]
-    things = [np.abs(it - ground[:, None, None]) for it, ground in zip(pictures.astype(float), grounds, strict=True)]
-    masks = [np.sqrt((thing**2).sum(0)) > DIFFERENT for thing in things]
+        return [float(name == prompt.rest) for name in nearest_colours(np.stack(grounds))]
+    masks = [
+        np.linalg.norm(picture - ground[:, None, None], axis=0) > DIFFERENT
+        for picture, ground in zip(pictures, grounds, strict=True)
+    ]
     if prompt.part == COLOUR:
         return [colour_is(picture, mask, str(prompt.rest)) for picture, mask in zip(pictures, masks, strict=True)]
     return [float(count(mask) == prompt.rest) for mask in masks]
@@ -109,16 +110,23 @@ def background(picture: np.ndarray) -> np.ndarray:
     return np.median(picture[:, edge], 1)
 
 
-def nearest_colour(colour: Sequence[float] | np.ndarray) -> str:
-    """The name of the recipe's colour that is nearest."""
-    colours = load_things()["colours"]
-    return min(colours, key=lambda name: np.linalg.norm(np.subtract(colours[name], colour)))
+@functools.cache
+def colours() -> tuple[list[str], np.ndarray]:
+    """The names of the recipe's colours, and their RGB values [colours, 3]."""
+    values = load_things()["colours"]
+    return list(values), np.array(list(values.values()))
+
+
+def nearest_colours(pixels: np.ndarray) -> list[str]:
+    """Of each pixel [N, 3], the name of the recipe's colour that is nearest."""
+    names, values = colours()
+    return [names[index] for index in np.linalg.norm(pixels[:, None] - values, axis=2).argmin(1)]
 
 
 def colour_is(picture: np.ndarray, mask: np.ndarray, wanted: str) -> float:
     """Whether more of the thing has the wanted colour than any other colour but black, white and grey."""
     pixels = picture[:, mask].T[::4]
-    names = [name for name in map(nearest_colour, pixels) if name not in ("black", "white", "grey")]
+    names = [name for name in nearest_colours(pixels) if name not in ("black", "white", "grey")]
     return float(bool(names) and max(set(names), key=names.count) == wanted)
 
 
