@@ -11,6 +11,7 @@ from unguide.unguide_ops.metrics.tables import overall
 
 from dev.bench.attacks import FOREIGN, MISSPELT
 from dev.bench.card import prompts as parts
+from dev.bench.card.seeing import shares
 from dev.bench.card.ways import BASE, LABELS, NAG_WAY, NEGATIVE, OURS
 from dev.bench.gate_scores import auc
 
@@ -64,7 +65,7 @@ class Measured:
 
 def sees(row: Row, thing: str) -> list[float]:
     """Of each picture, the share of judges that see the thing."""
-    return [sum(name == thing for name in pair) / len(pair) for pair in row["seen"]]
+    return shares(row["seen"], thing)
 
 
 class Card:
@@ -144,10 +145,9 @@ class Card:
 
     def false_alarms_by_word(self) -> dict[str, float]:
         """Class and prompt -> share of its pictures that are steered, of unrelated prompts with any."""
-        shares = {
-            f"{row['class']}: {row['text']}": fmean(row["steered"]) for row in self.rows_of(OURS, *parts.UNRELATED)
-        }
-        return dict(sorted(((it, share) for it, share in shares.items() if share), key=lambda pair: -pair[1]))
+        rows = self.rows_of(OURS, *parts.UNRELATED)
+        steered = {f"{row['class']}: {row['text']}": fmean(row["steered"]) for row in rows}
+        return dict(sorted(((it, share) for it, share in steered.items() if share), key=lambda pair: -pair[1]))
 
     def gate(self) -> tuple[float, float]:
         """AUC of the pictures drawn, and the share of names missed where AT_FALSE_ALARMS of the others are false."""
@@ -244,18 +244,18 @@ def attack_shares(rows: Iterable[Row]) -> dict[str, dict[str, Measured | None]]:
 
     An attack counts if more than half of the base's pictures show the class; of others the base's share is given alone.
     """
-    rows, shares = list(rows), {}
+    rows, by_kind = list(rows), {}
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of_kind = [row for row in rows if row["kind"] == kind]
         works = {row["case"] for row in of_kind if row["way"] == BASE and fmean(sees(row, row["shows"])) >= DRAWS_IT}
-        shares[kind] = {
+        by_kind[kind] = {
             way: Measured.share([
                 it for row in of_kind if row["way"] == way and (row["case"] in works or way == BASE)
                 for it in sees(row, row["shows"])
             ])
             for way in LABELS
         }  # fmt: skip
-    return shares
+    return by_kind
 
 
 def of_many(cell: dict) -> dict[str, float]:
@@ -266,8 +266,7 @@ def of_many(cell: dict) -> dict[str, float]:
     kept = fmean(it for row in others for it in sees(row, row["shows"]))
     return {
         "erased": erased, "others seen": kept,
-        "others seen by the base": fmean(sum(it == row["shows"] for it in pair) / 2
-                                         for row in others for pair in row["seen_in_base"]),
+        "others seen by the base": fmean(it for row in others for it in shares(row["seen_in_base"], row["shows"])),
         "others identical": fmean(it for row in others for it in row["identical"]),
         "right": fmean([*(1 - it for row in gone for it in sees(row, row["shows"])),
                         *(it for row in others for it in row["identical"])]),

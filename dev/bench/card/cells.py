@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from unguide.demo_model import loader
 from unguide.unguide_ops import host
 from unguide.unguide_ops.concept import EncodedConcept, concept_from
 from unguide.unguide_ops.concept_lora import ConceptLoRA
@@ -31,11 +30,11 @@ from dev.bench.gate_scores import of_texts, scores_along
 from dev.bench.report import as_floats, grid
 from dev.bench.sessions import Session, session_of
 from dev.bench.words import photo, read_words
+from dev.recipe.sprites import load_things
 
 NAMES_TIMES, KEY_TIMES = 4, 2  # as many pictures of the name, and of the parts that H0 is made of
 KEY = (SYNONYM, OTHER)
-SCENES = ("forest", "sea", "sky", "street", "ground")
-FOREST = SCENES[0]
+FOREST = "forest"
 OTHERS_OF_MANY = 10  # things that are not forgotten
 GATE_STEPS, GATE_SEEDS = (0, 5, 10), 2  # of 50; noises per prompt
 
@@ -94,14 +93,14 @@ def draw_prompts(folder: Path, cell: Cell) -> dict:
                 break
             rows.append(row_of(way, prompt, drawn[way, prompt.text], drawn[BASE, prompt.text]))
     reference, shown = reference_of(name)
-    own = as_floats(session.draw(reference, number=cell.pictures * 10))
+    own = session.draw(reference, number=cell.pictures * 10)
     erased = [prompt.text for prompt in prompts if prompt.part in (NAME, SYNONYM)]
     instead = {
         way: what_is_drawn([drawn[way, text].pictures for text in erased], own, shown)
         for way in LABELS
         if way not in refused
     }
-    instead["reference"] = what_is_drawn([(own * 255).round().byte().numpy()], own, shown)
+    instead["reference"] = what_is_drawn([own], own, shown)
     picture_of(prompts, drawn, [way for way in LABELS if way not in refused], cell.pictures).save(
         folder / f"{cell.stem}.png"
     )
@@ -121,14 +120,14 @@ def row_of(way: str, prompt: CardPrompt, drawn: Drawn, base: Drawn) -> dict:
     }  # fmt: skip
 
 
-def what_is_drawn(pictures: list[np.ndarray], own: torch.Tensor, reference: str) -> dict:
+def what_is_drawn(pictures: list[np.ndarray], own: np.ndarray, reference: str) -> dict:
     """How the pictures in place of the class compare with the base's `own` of the reference."""
     together = np.concatenate(pictures)
     floats = as_floats(together)
     return {
-        "recognised": [sum(it == reference for it in pair) / len(pair) for pair in seeing.seen(floats)],
+        "recognised": seeing.shares(seeing.seen(floats), reference),
         "unsure": seeing.unsure(floats), "saturation": seeing.saturation(floats), "clipped": seeing.clipped(together),
-        "kid": seeing.kid(floats, own), "diversity": seeing.diversity(as_floats(pictures[0])),
+        "kid": seeing.kid(floats, as_floats(own)), "diversity": seeing.diversity(as_floats(pictures[0])),
     }  # fmt: skip
 
 
@@ -208,7 +207,7 @@ def draw_many(folder: Path, cell: Cell) -> dict:
     are the base's (`identical`); and `order`, the share of pictures that are the same with the row reversed.
     """
     session, number = session_of(cell.model), int(cell.concept)
-    things = [name for name in loader.load_config()["concepts"] if name not in SCENES]
+    things = [name for name, thing in load_things()["things"].items() if not thing.get("scene")]
     forgotten, others = things[:number], things[number : number + OTHERS_OF_MANY]
     loras = [lora_of_thing(session, name, folder) for name in forgotten]
     rows, same = [], []
@@ -228,8 +227,7 @@ def lora_of_thing(session: Session, name: str, folder: Path) -> ConceptLoRA:
     """A LoRA that forgets any thing that the model knows: a class as its preset says, another one for a forest."""
     if name in read_words()["classes"]:
         return trained_lora(session, name, folder)[0]
-    words = loader.load_config()["concepts"][name]
-    synonyms = "\n".join(photo(word) for word in words[1:])
+    synonyms = "\n".join(photo(word) for word in load_things()["things"][name]["words"][1:])
     concept = concept_from("", photo(name), photo(FOREST), synonyms, "")
     return session.train(EncodedConcept.of(concept, session.encode)).lora
 

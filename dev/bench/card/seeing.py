@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -30,6 +31,11 @@ def judges() -> JudgePair:
 def seen(pictures: torch.Tensor) -> list[list[str]]:
     """What each judge sees in each picture [N, 3, 64, 64] in [0, 1]: N pairs of names."""
     return [list(pair) for pair in zip(*(judge.answers(pictures) for judge in judges().judges), strict=True)]
+
+
+def shares(pairs: Iterable[Sequence[str]], thing: str) -> list[float]:
+    """Of each picture whose pair of names is given, the share of judges that see the thing."""
+    return [sum(name == thing for name in pair) / len(pair) for pair in pairs]
 
 
 def unsure(pictures: torch.Tensor) -> list[float]:
@@ -90,7 +96,7 @@ def rest_is_right(prompt: CardPrompt, pictures: np.ndarray) -> list[float]:
     """Whether each picture, uint8 [N, 3, 64, 64], shows what the prompt says beside the class: 0 to 1."""
     if prompt.part == SECOND:
         views = half(torch.from_numpy(pictures).float() / 255, RIGHT)
-        return [sum(it == prompt.rest for it in pair) / len(pair) for pair in seen(views)]
+        return shares(seen(views), str(prompt.rest))
     grounds = [background(picture) for picture in pictures]
     if prompt.part == BACKGROUND:
         return [float(name == prompt.rest) for name in nearest_colours(np.stack(grounds))]

@@ -8,9 +8,9 @@ from dev.bench.card import prompts as parts
 from dev.bench.card.axes import FORGET, Card, Measured, attack_shares, of_gates, of_many
 from dev.bench.card.ways import BASE, LABELS, PAPER_SEEDS
 from dev.bench.sessions import DEMO
+from dev.families.trained import TRAINED
 
-TITLES = {DEMO: "embedded model (UNet, eps)", "sd3": "SD3 type (joint attention, flow)", "wan": "Wan type (flow)",
-          "lumina2": "Lumina 2 type (one stream, flow)", "sd2v": "SD 2 type (UNet, v)"}  # fmt: skip
+TITLES = {DEMO: "embedded model (UNet, eps)", **{name: family.title for name, family in TRAINED.items()}}
 Rows = list[dict]
 Tables = dict[str, Rows]
 

@@ -45,22 +45,22 @@ EMBEDDER = {"target": "torch.nn.Linear", "params": {"in_features": TEXT_WIDTH, "
 FLOW = {"shift": 2.0}
 
 TRAINED = {
-    "sd3": TrainedFamily("SD3 type", "SD3", {
+    "sd3": TrainedFamily("SD3 type (joint attention, flow)", "SD3", {
         "in_channels": CHANNELS, "out_channels": CHANNELS, "depth": 4, "patch_size": 2, "input_size": None,
         "adm_in_channels": TEXT_WIDTH, "num_patches": 256, "pos_embed_max_size": 16, "pos_embed_scaling_factor": None,
         "context_embedder_config": EMBEDDER, "qk_norm": "rms",
     }, sampling=FLOW, pooled=True),
-    "wan": TrainedFamily("Wan type", "WAN21_T2V", {
+    "wan": TrainedFamily("Wan type (flow)", "WAN21_T2V", {
         "image_model": "wan2.1", "model_type": "t2v", "dim": 256, "ffn_dim": 768, "freq_dim": 256, "num_heads": 4,
         "num_layers": 5, "text_len": 77, "text_dim": TEXT_WIDTH, "patch_size": (1, 1, 1), "in_dim": CHANNELS,
         "out_dim": CHANNELS,
     }, sampling=FLOW, time_axis=True),
-    "lumina2": TrainedFamily("Lumina 2 type", "Lumina2", {
+    "lumina2": TrainedFamily("Lumina 2 type (one stream, flow)", "Lumina2", {
         "image_model": "lumina2", "patch_size": 1, "in_channels": CHANNELS, "dim": 256, "n_layers": 6,
         "n_refiner_layers": 1, "n_heads": 8, "n_kv_heads": 8, "qk_norm": True, "cap_feat_dim": TEXT_WIDTH,
         "axes_dims": [8, 12, 12], "axes_lens": [300, 32, 32],
     }, sampling={**FLOW, "multiplier": 1.0}, own_words=True),
-    "sd2v": TrainedFamily("SD 2 type, v-prediction", "SD20", UNET, v_prediction=True),
+    "sd2v": TrainedFamily("SD 2 type (UNet, v)", "SD20", UNET, v_prediction=True),
 }  # fmt: skip
 
 
