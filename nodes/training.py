@@ -53,14 +53,20 @@ def _switch_control(name: str, tooltip: str) -> io.Boolean.Input:
 
 
 CONTROLS = (
-    _int_control("iterations", 1, 100_000, "Steps of the optimizer."),
+    _int_control(
+        "iterations", 1, 100_000, "Steps of the optimizer, at most: with `early_stop` training ends as soon as the "
+        "target is erased.",
+    ),
     _float_control(
         "learning_rate", 1e-8, 100.0, 1e-5, "The optimizer's, at its highest. With concept directions it is the share "
-        "of each layer's output that an iteration moves, whatever the model: 0.02 suits 60 iterations. With random "
-        "directions it is absolute: the paper's is 3e-5.",
+        "of each layer's output that an iteration moves, whatever the model. With random directions it is absolute: "
+        "the paper's is 3e-5.",
     ),
     _combo_control("optimizer", config.OPTIMIZERS, "One of torch's. The paper's is Adam."),
-    _combo_control("schedule", config.SCHEDULES, "How the learning rate changes. The paper's is constant."),
+    _combo_control(
+        "schedule", config.SCHEDULES, "How the learning rate changes. One cycle: up and down again, so that the "
+        "first iterations do not shake what the LoRA starts with. The paper's is constant.",
+    ),
     _int_control("rank", 1, 128, "Rank of the LoRA: how many directions it may change."),
     _float_control(
         "alpha", 0.01, 1000.0, 0.01, "Multiplier of the LoRA while training, as in the paper: not divided by the rank. "
@@ -68,9 +74,9 @@ CONTROLS = (
     ),
     _combo_control(
         "targets", target_layers.TARGET_CHOICES,
-        "Which layers to train. Cross-attention keys and values for objects and styles; all but "
-        "cross-attention for nudity (the paper's choices). Automatic: keys and values of the text, in every family. "
-        "Custom: those that match `pattern`.",
+        "Which layers to train. Automatic: every way in which the text enters, for objects and styles. Cross-attention "
+        "keys and values are the paper's choice for these; all but cross-attention is for nudity. Custom: those that "
+        "match `pattern`.",
     ),
     _float_control(
         "negative_guidance", 0.0, 100.0, 0.1, "How far the LoRA is pushed beyond the reference, away from the target "
@@ -88,9 +94,9 @@ CONTROLS = (
     ),
     _int_control("batch_size", 1, 64, "Noise levels per iteration: more are steadier and need more memory."),
     _combo_control(
-        "initialisation", config.INITIALISATIONS, "What the LoRA responds to at first. Concept directions: what sets "
-        "the concept's prompts apart from the preserved ones, so that others are left alone from the start. Random: "
-        "as in the paper.",
+        "initialisation", config.INITIALISATIONS, "What the LoRA is at first. Concept directions: in each layer it "
+        "turns what sets the concept's prompts apart from the preserved ones into what the reference gives, so little "
+        "is left to train. Random: it does nothing yet, as in the paper.",
     ),
     _float_control(
         "ridge", 1e-6, 10.0, 0.001, "How far the LoRA also responds to words close to the concept. Higher: more "
@@ -129,8 +135,8 @@ class UnGuideTrainLoRA(CheckedNode):
                     "preset",
                     options=[*config.PRESETS, CUSTOM],
                     default="object",
-                    tooltip="Sets all controls below `seed`, up to `retain_prompts`, at once. 'As in the paper' is the "
-                    "published procedure, at fourteen times the cost. Custom: the controls count as they are, so "
+                    tooltip="Sets all controls below `seed`, up to `early_stop`, at once. 'As in the paper' is the "
+                    "published procedure, at sixty times the cost. Custom: the controls count as they are, so "
                     "changing one makes the preset custom.",
                 ),
                 *size_inputs("the pictures trained on: the model's native size"),
@@ -140,7 +146,8 @@ class UnGuideTrainLoRA(CheckedNode):
                     *CONTROLS[1:],
                     _switch_control(
                         "early_stop",
-                        "Stop as soon as the target is gone and hardly any preserved prompt is changed as much.",
+                        "Stop as soon as the target is erased and hardly any preserved prompt is changed as much. "
+                        "If that is not reached, the node says so.",
                     ),
                     _switch_control(
                         "checkpointing",
@@ -177,7 +184,15 @@ class UnGuideTrainLoRA(CheckedNode):
                         optional=True,
                         tooltip="With custom targets: a regular expression for the names of the layers, such "
                         "as attn2.to_[kv]$. For model families that UnGuide does not know.",
-                    )
+                    ),
+                    _int_control(
+                        "near_words",
+                        0,
+                        100,
+                        "Of 2,000 common nouns, so many that are nearest to the concept without "
+                        "meaning it are looked for, preserved as well, and given in `near`. This encodes all the "
+                        "nouns once, a few seconds with CLIP, minutes with a language model.",
+                    ),
                 ),
             ],
             outputs=[
@@ -185,6 +200,11 @@ class UnGuideTrainLoRA(CheckedNode):
                 io.Image.Output(display_name="loss_curve", tooltip="Losses and erasure by iteration."),
                 io.String.Output(display_name="report", tooltip="What training did and cost, as JSON."),
                 io.Image.Output(display_name="grid", tooltip="The base, the LoRA alone, and UnGuidance."),
+                io.String.Output(
+                    display_name="near",
+                    tooltip="With `near_words`: the nouns nearest to the concept, one prompt per line. Those to keep "
+                    "belong into `preserve` of the next training, those that mean the concept into `synonyms`.",
+                ),
             ],
         )
 
@@ -227,8 +247,9 @@ class UnGuideTrainLoRA(CheckedNode):
         summary = f"{report['iterations']} iterations in {report['seconds']:.0f} s, erasure {report['erasure']:.2f}"
         status = status_ui((summary, *trained.training.warnings, trained.problem), ui.PreviewImage(grid, cls=cls))
         return io.NodeOutput(
-            trained.lora, curve, json_without_markup({"preset": preset, **report}, indent=1), grid, ui=status
-        )
+            trained.lora, curve, json_without_markup({"preset": preset, **report}, indent=1), grid,
+            "\n".join(word.prompt for word in trained.near), ui=status,
+        )  # fmt: skip
 
 
 def save_interrupted(training: TrainingResult) -> None:

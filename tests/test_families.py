@@ -94,17 +94,18 @@ def test_a_model_that_guides_itself_is_not_called_with_the_empty_prompt(name, di
 
 
 def test_a_fused_projection_is_trained_in_its_part_and_written_as_loaders_expect():
-    check = FamilyCheck(BY_NAME["Flux dev"])
-    selection = target_layers.select_target_layers(host.diffusion_model(check.model), target_layers.AUTOMATIC)
+    check = FamilyCheck(BY_NAME["Flux 2"], targets=target_layers.CROSS_ATTENTION)
+    selection = target_layers.select_target_layers(host.diffusion_model(check.model), target_layers.CROSS_ATTENTION)
     slices = trained_slices(selection, host.names_in_files(check.model, selection.naming))
     assert list(slices) == [LayerSlice(f"double_blocks.{i}.txt_attn.qkv", 64, 128) for i in (0, 1)]
     for name, pair in check.lora.pairs.items():
-        assert re.fullmatch(r"lora_unet_double_blocks_\d_txt_attn_qkv", name)
+        assert re.fullmatch(r"diffusion_model.double_blocks.\d.txt_attn.qkv", name)
         assert not pair.up[:64].any() and pair.up[64:128].any() and pair.up[128:].any()
     split = FamilyCheck(BY_NAME["SD3"])
     names = {f"transformer.transformer_blocks.{i}.attn.add_{it}_proj" for i in (0, 1) for it in "kv"}
-    assert set(split.lora.pairs) == names
-    assert {host.layer_slices(split.model)[name].first for name in split.lora.pairs} == {128, 256}
+    pooled = "transformer.time_text_embed.text_embedder.linear_1"
+    assert set(split.lora.pairs) == {*names, pooled}
+    assert {host.layer_slices(split.model)[name].first for name in names} == {128, 256}
 
 
 @pytest.mark.parametrize("choice", [target_layers.CROSS_ATTENTION, target_layers.ALL_BUT_CROSS_ATTENTION])

@@ -57,13 +57,14 @@ NonEmptyPrompts = Annotated[tuple[NonEmptyPrompt, ...], Field(max_length=MOST_PR
 
 
 class Concept(BaseModel):
-    """A concept to erase, in the layout of the authors' prompt files with one more field, `preserve`.
+    """A concept to erase, in the layout of the authors' prompt files with two more fields, `near` and `preserve`.
 
     target: the prompt to erase; reference: the prompt whose predictions replace the target's; synonyms: more prompts
-    for the same concept; other: unrelated prompts, for benchmarks only; preserve: prompts whose pictures must not
-    change, as the user wrote them.
+    for the same concept; other: unrelated prompts, for benchmarks only; near: prompts that are close to the concept but
+    do not mean it, where it ends; preserve: further prompts whose pictures must not change, as the user wrote them.
 
-    Of `preserve`, `preserved` keeps the prompts that do not name the concept; `retained` is the empty prompt and these.
+    `preserved` are the prompts of `near`, and those of `preserve` that do not name the concept; `retained` is the empty
+    prompt and these.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,6 +73,7 @@ class Concept(BaseModel):
     reference: NonEmptyPrompt
     synonyms: NonEmptyPrompts = ()
     other: Prompts = ()
+    near: NonEmptyPrompts = ()
     preserve: NonEmptyPrompts = ()
 
     @model_validator(mode="after")
@@ -85,15 +87,16 @@ class Concept(BaseModel):
 
     @cached_property
     def preserved(self) -> tuple[str, ...]:
-        """The prompts of `preserve` that do not name the concept: training cannot both erase and preserve a prompt.
+        """The prompts of `near`, and those of `preserve` that do not name the concept: they cannot be erased as well.
 
         A prompt names the concept if it has every word of the target or of a synonym, apart from FRAMING_WORDS. So
         "a cat on a sofa" is left out if "a photo of the cat" is erased, but "a photo of a person" is kept if "a photo
-        of a nude person" is erased.
+        of a nude person" is erased. Those in `near` were chosen: "hot dog" has a dog's name and means another thing.
         """
         erased = [words for words in map(_content_words, self.erased) if words]
         content = {prompt: _content_words(prompt) for prompt in self.preserve}
-        return tuple(prompt for prompt in self.preserve if not any(words <= content[prompt] for words in erased))
+        unnamed = (prompt for prompt in self.preserve if not any(words <= content[prompt] for words in erased))
+        return tuple(dict.fromkeys((*self.near, *unnamed)))
 
     @property
     def erased(self) -> tuple[str, ...]:
@@ -124,6 +127,14 @@ class EncodedConcept:
         """The concept with every prompt that training needs encoded."""
         prompts = (*concept.erased, concept.reference, *concept.retained)
         return cls(concept, {prompt: encode(prompt) for prompt in prompts}, encode)
+
+    def with_near(self, prompts: tuple[str, ...]) -> EncodedConcept:
+        """The concept with these prompts beside those in its field `near`, encoded if they are new."""
+        near = tuple(dict.fromkeys((*self.concept.near, *prompts)))
+        concept = self.concept.model_copy(update={"near": near})
+        concept.__dict__.pop("preserved", None)  # a copy keeps what was computed
+        encoded = {prompt: self.conditioning(prompt) for prompt in (*self.prompts, *concept.retained)}
+        return EncodedConcept(concept, encoded, self.encode)
 
     def conditioning(self, prompt: str) -> Conditioning:
         """A prompt as CONDITIONING, encoded now unless it is one of `prompts`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -14,6 +14,7 @@ from .gate.calibrate import CAPTIONS, calibrate
 from .guidance.preview_grid import preview_grid
 from .host.types import Model
 from .training.config import TrainingConfig
+from .training.near_words import NearWord, with_near_words
 from .training.trainer import CANCELLED, TrainingResult, train
 
 
@@ -23,6 +24,7 @@ class TrainedConcept:
 
     lora: ConceptLoRA
     training: TrainingResult
+    near: list[NearWord]
     problem: str = ""  # why the gate could not be calibrated, "" if it was
     grid: torch.Tensor | None = None  # IMAGE [1, H, W, 3] in [0, 1]
     evaluations_calibration: int = 0
@@ -32,6 +34,10 @@ class TrainedConcept:
         """What training, calibration and preview grid did and cost, as JSON values."""
         return {
             **self.training.report(),
+            "near": [
+                {**asdict(word), "response": round(word.response, 3), "likeness": round(word.likeness, 3)}
+                for word in self.near
+            ],
             "calibration": self.problem or "done",
             "evaluations_calibration": self.evaluations_calibration,
             "evaluations_grid": self.evaluations_grid,
@@ -58,11 +64,13 @@ def train_concept(
     yet cannot be calibrated, but can be trained further: `problem` says so. Raises what `train` raises, and the host's
     interrupt after Cancel.
     """
+    progress = progress or host.ProgressReporter()
+    concept, near = with_near_words(concept, config, progress)
     training = train(model, concept, config, resume=resume, progress=progress, rescue=rescue)
     try:
         if training.stopped == CANCELLED:
             raise host.Interrupted
-        trained = TrainedConcept(training.lora, training)
+        trained = TrainedConcept(training.lora, training, near)
         try:
             trained.lora, trained.evaluations_calibration = calibrate(
                 model, training.lora, concept, config.width, config.height, captions=captions

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="*", metavar="NAME", help="classes to forget (default: all ten)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--models", nargs="+", metavar="NAME",
-                        help="card: models (default: demo, and those of dev/families/trained)")  # fmt: skip
+                        help="card, training: models (default: demo, and those of dev/families/trained)")  # fmt: skip
     parser.add_argument("--budget", type=float, default=30, metavar="MINUTES",
                         help="card: what it may take, about; chooses the number of classes (default: 30)")  # fmt: skip
     card = parser.add_argument_group("card: of a checkpoint of your own")

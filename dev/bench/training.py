@@ -15,11 +15,12 @@ from unguide.unguide_ops.files import lora_file
 from unguide.unguide_ops.training import config
 from unguide.unguide_ops.training.trainer import train
 
-from dev.bench import Bench, memory
+from dev.bench import Bench, memory, training_models
 from dev.bench.forgetting import GATE_STEPS, GATED, MEASURES, RIGHT, accuracies_by_method, forget, gate_aucs
 from dev.bench.report import Pictures, as_floats, figures_table, grid, table
-from dev.bench.sessions import SIZE, demo_session
+from dev.bench.sessions import MODELS, SIZE, demo_session
 from dev.bench.words import drawn_prompts, grid_prompts
+from dev.console import DevError
 
 NUMBER = 8  # pictures per prompt
 DEFAULT, PAPER = "default", "paper"
@@ -27,7 +28,7 @@ PROFILES: dict[str, tuple[str, dict]] = {
     DEFAULT: ("object", {}),
     PAPER: ("object, as in the paper", {}),
 }
-RANDOM = {"initialisation": "random", "learning_rate": 3e-4}
+RANDOM = {"initialisation": "random", "learning_rate": 3e-4, "schedule": "cosine"}
 ABLATION: dict[str, tuple[str, dict]] = {
     "no retain term": ("object", {"retain_weight": 0.0}),
     "random directions": ("object", RANDOM),
@@ -35,9 +36,11 @@ ABLATION: dict[str, tuple[str, dict]] = {
     "target alone, no synonyms": ("object", {"train_synonyms": False}),
     "a trajectory each iteration": ("object", {"reuse": 1}),
     "negative guidance 2, the paper's": ("object", {"negative_guidance": 2.0}),
-    "half the iterations": ("object", {"iterations": 30}),
+    "60 iterations, erased or not": ("object", {"early_stop": False}),
     "rank 1": ("object", {"rank": 1}),
     "rank 16": ("object", {"rank": 16}),
+    "ridge 0.01": ("object", {"ridge": 0.01}),
+    "12 nearest nouns preserved": ("object", {"near_words": 12}),
     "SGD, 4.0": ("object", {"optimizer": "SGD", "learning_rate": 4.0}),
     "all but cross-attention": ("nudity", {}),
     "paper, learning rate 3e-4": ("object, as in the paper", {"learning_rate": 3e-4}),
@@ -46,7 +49,14 @@ ABLATION_CLASSES = ("cat", "truck")
 
 
 def measure(bench: Bench) -> dict:
-    """`figures` and `profiles` (profile -> class -> what was measured); writes training.png."""
+    """`figures`, `models` (a row each) and `profiles` (profile -> class -> what was measured); writes training.png."""
+    models = bench.options.models or list(MODELS)
+    if unknown := set(models) - set(MODELS):
+        raise DevError(f"there is no model {min(unknown)!r}: choose from {', '.join(MODELS)}.")
+    cells = training_models.cases(models, bench.classes)
+    with tempfile.TemporaryDirectory() as folder:
+        learnt = bench.each("Models", training_models.learn, [(Path(folder), cell) for cell in cells])
+    of_models, rows = training_models.analyse(dict(zip(cells, learnt, strict=True)))
     ablation = ABLATION_CLASSES if bench.options.ablation is None else bench.options.ablation
     prompts = drawn_prompts(dict.fromkeys([*bench.classes, *ablation]))
     base = {prompt: drawn[:NUMBER] for prompt, drawn in bench.base_pictures(prompts).items()}
@@ -70,7 +80,7 @@ def measure(bench: Bench) -> dict:
     inference, training, checkpointing = (peaks[case] for case in memory.TRAINING)
     ratios = {"memory_ratio": training / inference, "memory_ratio_checkpointing": checkpointing / inference}
     training_grid(bench.classes, results, base).save(bench.output / "training.png")
-    return {"figures": {**figures(profiles), **once, **ratios}, "profiles": profiles}
+    return {"figures": {**of_models, **figures(profiles), **once, **ratios}, "models": rows, "profiles": profiles}
 
 
 def figures(profiles: dict[str, dict]) -> dict[str, float]:
@@ -156,6 +166,8 @@ def text(result: dict) -> str:
         rows.append({**row, "AUC, best gate statistic": f"{best[profile][statistic]:.3f}, {statistic}"})
     return "\n\n".join([
         figures_table(result["figures"]),
+        "By the defaults, on every trained model:",
+        table(result["models"]),
         "Means over the classes. e / s / g / u: Acc_e, Acc_s, Acc_g, and the class under words never seen.",
         table(rows),
         f"AUC of each statistic, one seed, at the best of the first {max(GATE_STEPS)} steps:",

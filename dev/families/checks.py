@@ -29,7 +29,7 @@ from unguide.unguide_ops.training.trainer import train
 from dev.bench.reference import blend, merge, relative_error
 from dev.families.random_model import RandomModel
 
-TARGET, REFERENCE, OTHER = "the cat", "the ground", "the dog"
+TARGET, REFERENCE, OTHER = "the cat", "the sky", "the dog"
 STEPS, CFG, W = 3, 3.0, -1.0
 
 
@@ -44,7 +44,7 @@ class FamilyCheck:
         self.concept = EncodedConcept.of(concept, tiny.prompt)
         self.settings = TrainingConfig(**{
             "iterations": 2, "steps": 4, "width": tiny.size, "height": tiny.size, "batch_size": 2, "reuse": 2,
-            "rank": 2, "targets": "automatic", "schedule": "constant", "learning_rate": tiny.learning_rate,
+            "rank": 4, "targets": "automatic", "schedule": "constant", "learning_rate": tiny.learning_rate,
             "retain_weight": 0.0, "start_guidance": 1.0,
             **training,
         })  # fmt: skip

@@ -13,7 +13,26 @@ def test_every_preset_reads_and_preserves_nothing_of_itself():
     for preset in presets():
         concept = concept_from(preset, "", "", "", "")
         assert len(concept.synonyms) >= 3 and concept.other[-1] == "" and len(concept.other) == 10
-        assert concept.preserved and not set(concept.preserved) & {concept.target, *concept.synonyms, *concept.other}
+        assert concept.preserved and not set(concept.preserved) & {concept.target, *concept.synonyms, ""}
+        assert preset == "nudity" or {*concept.other[:-1]} < {*concept.near} <= {*concept.preserved}
+
+
+def test_no_preset_and_no_noun_is_near_by_a_word_that_the_benchmark_tests():
+    def of_test(entry):
+        return {word for words in entry.values() if isinstance(words, dict) for word in words.get("test", ())}
+
+    classes = json.loads((REPOSITORY / "prompts" / "benchmark" / "words.json").read_text(encoding="utf-8"))["classes"]
+    tested = {word for entry in classes.values() for word in of_test(entry)}
+    nouns = (REPOSITORY / "prompts" / "nouns.txt").read_text(encoding="utf-8").splitlines()
+    assert len(tested) > 90 and not tested & {*nouns} and len(nouns) > 2000
+    for name in classes:
+        words = {prompt.removeprefix("a photo of the ") for prompt in concept_from(name, "", "", "", "").near}
+        assert not tested & words - {*classes}
+
+
+def test_what_is_near_is_preserved_though_it_has_the_concepts_name():
+    concept = Concept(target="a dog", reference="a park", near=("a hot dog",), preserve=("a dog in a park", "a cat"))
+    assert concept.preserved == ("a hot dog", "a cat")
 
 
 def test_the_synonyms_of_the_presets_are_words_the_embedded_model_was_trained_on():

@@ -11,8 +11,8 @@ from ..concept import Concept
 from ..lora import target_layers
 
 OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
-CONSTANT, LINEAR, COSINE = "constant", "linear", "cosine"
-SCHEDULES = (CONSTANT, LINEAR, COSINE)
+CONSTANT, LINEAR, COSINE, ONE_CYCLE = "constant", "linear", "cosine", "one cycle"
+SCHEDULES = (CONSTANT, LINEAR, COSINE, ONE_CYCLE)
 CONCEPT_DIRECTIONS, RANDOM = "concept directions", "random"
 INITIALISATIONS = (CONCEPT_DIRECTIONS, RANDOM)
 
@@ -22,10 +22,10 @@ class TrainingConfig:
     """The controls of a training, named as in the paper if it has them. The defaults suit objects."""
 
     iterations: int = 60
-    learning_rate: float = 0.02  # with concept directions: the share of each layer's output changed by an iteration
+    learning_rate: float = 0.005  # with concept directions: the share of each layer's output changed by an iteration
     rank: int = 4
     alpha: float = 8.0  # plain multiplier of the low-rank change
-    targets: str = target_layers.CROSS_ATTENTION
+    targets: str = target_layers.AUTOMATIC
     negative_guidance: float = 0.0  # g of the objective; sampling with w = -1 adds 1
     start_guidance: float = 9.0  # scale of the classifier-free guidance of the trajectories that latents are taken from
     steps: int = 10  # of the trajectories' DDIM schedule
@@ -33,17 +33,18 @@ class TrainingConfig:
     height: int = 512  # pixels
     seed: int = 0
     optimizer: str = "Adam"
-    schedule: str = COSINE  # of the learning rate
+    schedule: str = ONE_CYCLE  # of the learning rate: what the LoRA starts with is not shaken by the first iterations
     initialisation: str = CONCEPT_DIRECTIONS  # of the layers that are given the encoded prompt
-    ridge: float = 0.01  # of the concept directions: with more, they respond to more of the concept's neighbours
+    ridge: float = 0.1  # of the concept directions: with more, they respond to more of the concept's neighbours
     batch_size: int = 4  # latents per iteration
     reuse: int = 10  # iterations per trajectory
     train_synonyms: bool = True  # erase the synonyms as well, in turns with the target
     retain_weight: float = 3.0  # weight of the mean retain loss
     retain_prompts: int = 1  # prompts to retain, per latent
+    early_stop: bool = True  # stop as soon as the target is erased and set apart from what is retained
+    near_words: int = 0  # of the pack's list of nouns, how many of those nearest to the concept to retain as well
     pattern: str = ""  # regular expression for the target layers, with custom targets
     checkpointing: bool = False  # compute activations twice instead of keeping them
-    early_stop: bool = False  # stop as soon as the metrics have converged
 
     def erased(self, concept: Concept) -> tuple[str, ...]:
         """The concept's prompts that are erased with these settings, the target first."""
@@ -71,21 +72,30 @@ class TrainingConfig:
             return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, self.iterations)
         if self.schedule == COSINE:
             return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
+        if self.schedule == ONE_CYCLE:
+            return torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, self.learning_rate, total_steps=self.iterations + 1, cycle_momentum=False
+            )
         raise ValueError(f"`schedule` is {self.schedule!r}: use one of {', '.join(SCHEDULES)}.")
 
 
 OBJECT = TrainingConfig()
 PAPER_OBJECT = TrainingConfig(
     iterations=200, learning_rate=3e-5, rank=1, negative_guidance=2.0, steps=50, schedule=CONSTANT,
-    initialisation=RANDOM, batch_size=1, reuse=1, train_synonyms=False, retain_weight=0.0, retain_prompts=0,
+    targets=target_layers.CROSS_ATTENTION, initialisation=RANDOM, batch_size=1, reuse=1, train_synonyms=False,
+    retain_weight=0.0, retain_prompts=0, early_stop=False,
 )  # fmt: skip
 NUDITY = replace(  # a lower learning rate, since the changes of so many layers add up
-    OBJECT, targets=target_layers.ALL_BUT_CROSS_ATTENTION, learning_rate=0.003, negative_guidance=2.0
+    OBJECT,
+    targets=target_layers.ALL_BUT_CROSS_ATTENTION,
+    learning_rate=0.003,
+    negative_guidance=2.0,
+    schedule=COSINE,
 )
 PAPER_NUDITY = replace(PAPER_OBJECT, targets=target_layers.ALL_BUT_CROSS_ATTENTION)
 PRESETS = {"object": OBJECT, "nudity": NUDITY, "object, as in the paper": PAPER_OBJECT,
            "nudity, as in the paper": PAPER_NUDITY}  # fmt: skip
-NOT_IN_PRESETS = ("width", "height", "seed", "checkpointing", "early_stop")
+NOT_IN_PRESETS = ("width", "height", "seed", "checkpointing", "near_words")
 """The fields that no preset sets."""
 
 

@@ -1,4 +1,4 @@
-"""The slices of layers that a training changes: their initial pairs, and the pairs that they become in the file.
+"""The slices of layers that a training changes, and the pairs that they become in the file.
 
 Loaders expect certain names in LoRA files, and a name may stand for more outputs than are trained. So the pair of a
 slice in training may differ from the pair in the file by outputs that stay unchanged.
@@ -6,19 +6,16 @@ slice in training may differ from the pair in the file by outputs that stay unch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from .. import host
-from ..concept import EncodedConcept
 from ..concept_lora import ConceptLoRA
 from ..lora.adapter import LoRAAdapter
 from ..lora.low_rank import LayerSlice, LowRankPair
 from ..lora.target_layers import TargetLayers
-from .config import CONCEPT_DIRECTIONS, TrainingConfig
-from .initialisation import concept_directions, output_scale
+from .config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -63,42 +60,6 @@ def trained_slices(selection: TargetLayers, names: dict[LayerSlice, str]) -> dic
             slices[trained] = TrainedSlice(name, layer_slice, start - layer_slice.first, outputs, stop - start)
     order = list(selection.linears)
     return dict(sorted(slices.items(), key=lambda item: (order.index(item[0].path), item[0].first)))
-
-
-def create_pairs(
-    selection: TargetLayers, slices: Iterable[LayerSlice], concept: EncodedConcept, config: TrainingConfig,
-    generator: torch.Generator,
-) -> dict[LayerSlice, LowRankPair]:  # fmt: skip
-    """A new pair for each slice to train, fp32 on the CPU, initialised as `config` says.
-
-    With concept directions, layers that are given the encoded prompt get them; the other layers keep random directions,
-    whose scale is adapted to the layer's weight.
-    """
-    linears, pairs = selection.linears, {}
-    for layer_slice in slices:
-        linear = linears[layer_slice.path]
-        outputs = layer_slice.outputs or linear.out_features
-        pairs[layer_slice] = LowRankPair.create(linear.in_features, outputs, config.rank, config.alpha, generator)
-    if config.initialisation == CONCEPT_DIRECTIONS:
-        erased = _tokens(concept, config.erased(concept.concept))
-        preserved = _tokens(concept, (*concept.concept.retained, concept.concept.reference))
-        any_reads = any(selection.reads_the_prompt(layer_slice.path) for layer_slice in pairs)
-        directions = concept_directions(erased, preserved, config.rank, config.ridge) if any_reads else erased[:0]
-        for layer_slice, pair in pairs.items():
-            linear = linears[layer_slice.path]
-            if selection.reads_the_prompt(layer_slice.path):
-                slice_outputs = host.layer_outputs(linear, erased)[:, layer_slice.rows]
-                pair.scale *= output_scale(slice_outputs, erased, directions)
-                pair.down = directions.clone()
-            else:  # random rows: their response to any input is N(0, 1) times the input's norm
-                pair.scale *= host.weight_of(linear)[layer_slice.rows].square().mean().sqrt().item()
-                pair.down *= config.rank**0.5
-    return pairs
-
-
-def _tokens(concept: EncodedConcept, prompts: Iterable[str]) -> torch.Tensor:
-    """The encoded tokens of all these prompts, [tokens, width]."""
-    return torch.cat([concept.tokens(prompt) for prompt in prompts])
 
 
 def resumed_pairs(

@@ -20,14 +20,16 @@ from ..magnitude import FP16_MAX, max_abs
 from .batch_sampler import BatchSampler
 from .batches import TrainingBatch
 from .checkpointing import checkpointed
-from .config import TrainingConfig
+from .config import CONCEPT_DIRECTIONS, TrainingConfig
+from .layer_inputs import LayerInputs
 from .loss import prediction_losses
 from .metrics import TrainingMetrics
-from .trained_slices import create_pairs, resumed_pairs, trained_slices
+from .start import create_pairs, start_from_concept
+from .trained_slices import resumed_pairs, trained_slices
 
 CANCELLED = "cancelled"
 OVERFLOW_WARNING_SHARE = 0.1  # of the iterations; the first few may overflow until the gradients' scale is found
-STOPPED_EARLY = "early: the target is gone, and nothing preserved is changed as much"
+STOPPED_EARLY = "once the target was erased, and nothing preserved is changed as much"
 
 
 @dataclass
@@ -110,7 +112,11 @@ def train(
     def body(live: host.LiveModel) -> tuple[dict[str, LowRankPair], dict[str, float], str]:
         generator = torch.Generator().manual_seed(config.seed)
         if resume is None:
-            pairs = create_pairs(selection, slices, concept, config, generator)
+            pairs = create_pairs(selection, slices, config, generator)
+            if config.initialisation == CONCEPT_DIRECTIONS:
+                noises = torch.randn((2, *latent.shape[1:]), generator=generator)
+                layer_inputs = LayerInputs(live, noises, config.steps)
+                start_from_concept(pairs, selection, layer_inputs, concept.concept, config)
         else:
             pairs = resumed_pairs(slices, resume, host.layer_slices(model), config)
         for pair in pairs.values():
@@ -155,6 +161,8 @@ def train(
     )  # fmt: skip
     result = TrainingResult(lora, metrics, counter.count, time.monotonic() - began, stopped, computed)
     result.warnings = [*filter(None, [selection.warning]), *result.numerical_warnings()]
+    if config.early_stop and not stopped:
+        result.warnings.append(metrics.what_is_missing())
     if errors:
         if is_storable(lora):
             rescue(result)

@@ -70,8 +70,10 @@ def trained_lora(session: Session, name: str, folder: Path) -> tuple[ConceptLoRA
 
 
 @torch.inference_mode()
-def draw_prompts(folder: Path, cell: Cell) -> dict:
-    """A worker's task: every prompt of a class by every way.
+def draw_prompts(
+    folder: Path, cell: Cell, asked: Sequence[str] = tuple(LABELS), of_parts: Sequence[str] | None = None
+) -> dict:
+    """A worker's task: every prompt of a class by every way, or the ways `asked` and the prompts `of_parts`.
 
     Returns `training`, `rows` (one a prompt and way: see `row_of`), `refused` (way -> why), and `instead` (way -> what
     the erased pictures are like beside the base's own of the reference).
@@ -79,10 +81,14 @@ def draw_prompts(folder: Path, cell: Cell) -> dict:
     session, name = session_of(cell.model), cell.concept
     lora, training = trained_lora(session, name, folder)
     ways, refused = Ways(session, lora, words_of(name)), {}
-    prompts = card_prompts(name, frozenset(seeing.judges().names))
+    prompts = [
+        prompt
+        for prompt in card_prompts(name, frozenset(seeing.judges().names))
+        if of_parts is None or prompt.part in of_parts
+    ]
     drawn: dict[tuple[str, str], Drawn] = {}
     rows = []
-    for way in LABELS:
+    for way in asked:
         for prompt in prompts:
             number = cell.pictures * (NAMES_TIMES if prompt.part == NAME else KEY_TIMES if prompt.part in KEY else 1)
             request = Request(prompt.text, session.encode(prompt.text), {"samples": session.empty(number)})
@@ -97,11 +103,11 @@ def draw_prompts(folder: Path, cell: Cell) -> dict:
     erased = [prompt.text for prompt in prompts if prompt.part in (NAME, SYNONYM)]
     instead = {
         way: what_is_drawn([drawn[way, text].pictures for text in erased], own, shown)
-        for way in LABELS
+        for way in asked
         if way not in refused
     }
     instead["reference"] = what_is_drawn([own], own, shown)
-    picture_of(prompts, drawn, [way for way in LABELS if way not in refused], cell.pictures).save(
+    picture_of(prompts, drawn, [way for way in asked if way not in refused], cell.pictures).save(
         folder / f"{cell.stem}.png"
     )
     return {"training": training, "rows": rows, "refused": refused, "instead": instead, "reference": shown}
