@@ -40,7 +40,8 @@ class UnGuideConcept(CheckedNode):
                     options=FileOptions([CUSTOM, *presets(), *host.input_files(".json")]),
                     default=CUSTOM,
                     tooltip="A concept that ships with the pack, or a prompt file in the input folder (JSON with "
-                    "target, reference, synonyms, near, preserve). Fields below that are filled in replace the preset's.",
+                    "target, reference, synonyms, near, preserve). Fields below that are filled in replace the "
+                    "preset's.",
                 ),
                 io.String.Input(
                     "target",

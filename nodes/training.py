@@ -189,7 +189,7 @@ class UnGuideTrainLoRA(CheckedNode):
                         "near_words",
                         0,
                         100,
-                        "Of 2,000 common nouns, so many that are nearest to the concept without "
+                        "Of 2000 common nouns, so many that are nearest to the concept without "
                         "meaning it are looked for, preserved as well, and given in `near`. This encodes all the "
                         "nouns once, a few seconds with CLIP, minutes with a language model.",
                     ),

@@ -163,7 +163,7 @@ def test_a_wrong_input_shows_our_message_at_the_node(comfy):
 
 def test_cancel_stops_training_and_keeps_what_was_trained(comfy):
     comfy.load(file_of("forget-the-cat"))
-    comfy.set("UnGuideTrainLoRA", preset="custom", iterations=10_000)
+    comfy.set("UnGuideTrainLoRA", preset="custom", iterations=10_000, early_stop=False)
     comfy.press("Run")
     comfy.page.get_by_text("of 10000, loss").first.wait_for()
     comfy.shoot(comfy.shots / "training.png")

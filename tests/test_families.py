@@ -19,7 +19,7 @@ from unguide.unguide_ops.training.trainer import train
 
 from dev.bench.reference import relative_error
 from dev.families.checks import CFG, OTHER, STEPS, TARGET, FamilyCheck
-from dev.families.tiny import TINY
+from dev.families.tiny import TINY, WIDTH
 
 BY_NAME = {it.name: it for it in TINY}
 AS_PUBLISHED = SteeringConfig(w=-1.0, lora_branch="cond and uncond", eta=1.0)
@@ -81,6 +81,14 @@ def test_checkpointing_and_resuming_are_the_same_training(tiny):
     more = train(check.model, check.concept, dataclasses.replace(check.settings, learning_rate=1e-9), resume=once)
     for name, pair in once.pairs.items():
         assert relative_error(more.lora.pairs[name].up, pair.up) < CLOSE, name
+
+
+def test_a_way_in_through_which_nothing_comes_is_no_trouble():
+    """Prompts without a pooled vector, for which the host puts zeros."""
+    silent = dataclasses.replace(BY_NAME["SD3"], extras=lambda normal: {"pooled_output": torch.zeros(1, WIDTH)})
+    check = FamilyCheck(silent)
+    before, after = check.losses()
+    assert after < before and check.lora.is_finite
 
 
 @pytest.mark.parametrize(("name", "distilled"), [("Flux dev", True), ("Flux 2", True), ("Chroma", False)])

@@ -30,8 +30,8 @@ def encoding(clip):
         encoded.append(prompt)
         return host.encode(clip, prompt)
 
-    concept = Concept(target="a photo of the cat", reference="a photo of the forest", synonyms=("a photo of the kitty",),
-                      preserve=("a photo of the dog", "a photo of the house"))  # fmt: skip
+    cat, kitty, preserve = "a photo of the cat", "a photo of the kitty", ("a photo of the dog", "a photo of the house")
+    concept = Concept(target=cat, reference="a photo of the forest", synonyms=(kitty,), preserve=preserve)
     return EncodedConcept.of(concept, encode), encoded
 
 

@@ -18,7 +18,7 @@ def url(server):
 
 
 def graph(iterations):
-    return forget_graph("cat", PROMPTS, 2, "test", preset="custom", iterations=iterations)
+    return forget_graph("cat", PROMPTS, 2, "test", preset="custom", iterations=iterations, early_stop=False)
 
 
 def plain(url, run):

@@ -20,7 +20,7 @@ from dev.bench.sessions import DEMO, session_of
 
 PARTS = (NAME, SYNONYM, UNSEEN, OTHER, NEIGHBOUR, COMPOUND)
 CLASSES_OF_OTHERS = 4  # of the classes, on models other than the embedded one
-PICTURES = 2  # of a prompt, or more of the important ones
+PICTURES, PICTURES_OF_OTHERS = 2, 1  # of a prompt, or more of the important ones
 DRAWS_IT = 0.25  # the least share in which a model's own pictures of a reference are recognised, to count it
 
 
@@ -28,7 +28,7 @@ def cases(models: list[str], classes: list[str]) -> list[Cell]:
     """What to train and draw."""
     ordered = sorted(classes, key=ORDER.index)
     return [
-        Cell(model, "training", name, PICTURES)
+        Cell(model, "training", name, PICTURES if model == DEMO else PICTURES_OF_OTHERS)
         for model in models
         for name in (ordered if model == DEMO else ordered[:CLASSES_OF_OTHERS])
     ]

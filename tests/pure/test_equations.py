@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from unguide.unguide_ops.guidance.blend import blend
 from unguide.unguide_ops.lora.low_rank import LowRankPair
 from unguide.unguide_ops.metrics import h0
 from unguide.unguide_ops.training import loss, metrics
-from unguide.unguide_ops.training.initialisation import concept_directions, output_scale
+from unguide.unguide_ops.training.initialisation import closed_form_up, concept_directions, output_scale
 
 tensors = npst.arrays("float64", (2, 3), elements=st.floats(-100, 100)).map(torch.from_numpy)
 numbers = st.floats(-10, 10)
@@ -83,6 +84,39 @@ def test_directions_answer_the_concept_and_not_what_is_preserved(rank, seed):
     outputs = concept @ torch.randn(16, 4, generator=generator)
     heard = output_scale(outputs, concept, rows) * (concept @ rows[0])
     assert heard.square().mean().item() == pytest.approx(outputs.square().mean().item(), rel=1e-3)
+
+
+@given(st.integers(0, 5), st.integers(1, 6), st.integers(1, 3))
+def test_the_directions_are_those_of_the_generalised_eigenproblem(seed, inputs, rank):
+    """Whether the concept has fewer inputs than a layer is wide, or more; those that it does not span are zero."""
+    generator = torch.Generator().manual_seed(seed)
+    concept, preserved = (torch.randn(number, 4, generator=generator) for number in (inputs, 7))
+    rows = concept_directions(concept, preserved, rank, ridge=0.1)
+    found = min(rank, inputs, 4)
+    assert not rows[found:].any() and rows[:found].any(1).all()
+    kept = (preserved.T @ preserved / 7).double()
+    kept += 0.1 * kept.trace() / 4 * torch.eye(4)
+    wanted = scipy.linalg.eigh((concept.T @ concept / inputs).double().numpy(), kept.numpy())[1].T[::-1][:found]
+    alike = torch.nn.functional.cosine_similarity(rows[:found].double(), torch.from_numpy(wanted.copy()))
+    torch.testing.assert_close(alike.abs(), torch.ones(found).double(), rtol=1e-4, atol=1e-4)
+    gram = rows[:found].double() @ kept @ rows[:found].double().T
+    assert (gram / gram[0, 0] - torch.eye(found)).abs().max() < 1e-3  # equally large responses to what is preserved
+
+
+@given(st.integers(0, 20))
+def test_the_closed_form_makes_the_wanted_change_and_leaves_others_alone(seed):
+    """Exactly, if what is preserved lies elsewhere; and as the normal equations say, if it does not."""
+    generator = torch.Generator().manual_seed(seed)
+    concept, preserved = torch.randn(9, 3, generator=generator), torch.randn(5, 3, generator=generator)
+    up = torch.randn(4, 3, generator=generator)
+    found = closed_form_up(concept, torch.zeros(5, 3), concept @ up.T)
+    torch.testing.assert_close(found, up, rtol=1e-4, atol=1e-4)
+    wanted = torch.randn(9, 4, generator=generator)
+    up = closed_form_up(concept, preserved, wanted)
+    slope = (concept @ up.T - wanted).T @ concept / 9 + (preserved @ up.T).T @ preserved / 5
+    assert slope.abs().max() < 1e-5
+    silent = torch.cat([concept, torch.zeros(9, 1)], 1), torch.cat([preserved, torch.zeros(5, 1)], 1)
+    torch.testing.assert_close(closed_form_up(*silent, wanted), torch.cat([up, torch.zeros(4, 1)], 1))
 
 
 @given(tensors, tensors, st.floats(0.1, 5))

@@ -18,11 +18,12 @@ def concept_directions(concept: torch.Tensor, preserved: torch.Tensor, rank: int
     They maximise `v C v / v (P + ridge * tr(P) / width) v`, where C and P are the mean outer products of the inputs:
     generalised eigenvectors, ordered by eigenvalue, largest first, whose responses to preserved inputs are equally
     large. A larger ridge makes them respond to more of the concept's neighbours, such as synonyms. The first row's
-    elements have a root mean square of 1. Inputs that span fewer than `rank` directions give rows of zeros beyond.
+    elements have a root mean square of 1. Inputs that span fewer than `rank` directions give rows of zeros beyond. The
+    rows are fp32 on the CPU; the inputs may be on a GPU, where the largest products are then computed.
     """
     concept, preserved = concept.double(), preserved.double()
     width = concept.shape[1]
-    of_preserved = preserved.T @ preserved / len(preserved)
+    of_preserved, concept = (preserved.T @ preserved / len(preserved)).cpu(), concept.cpu()
     of_preserved += ridge * of_preserved.trace() / width * torch.eye(width)
     # With P + ridge = L L', u = L' v: the u are the left singular vectors of L^-1 concept', found in the smaller space.
     lower = cholesky(of_preserved.numpy(), lower=True)

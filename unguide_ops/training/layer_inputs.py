@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..host import LiveModel
 
 Inputs = dict[str, torch.Tensor]
-"""What each layer reads, by its path: [rows, width], fp32 on the CPU. Layers that read the same share one tensor."""
+"""What each layer reads, by its path: [rows, width], on the CPU. Layers that read the same share one tensor."""
 
 Linears = Mapping[str, torch.nn.Linear]
 """By module path."""
@@ -49,9 +49,21 @@ class LayerInputs:
     def under(self, prompt: str, linears: Linears) -> Inputs:
         """What each of the Linears reads under a prompt: tokens, or one row for a pooled vector.
 
-        Those that the model does not call are missing.
+        Those that the model does not call are missing. Raises FloatingPointError if a layer is given NaN or infinity.
         """
-        return self._recorded(linears, prompt, 0, lambda rows: rows)
+        inputs = self._recorded(linears, prompt, 0, lambda rows: rows)
+        for path, rows in inputs.items():
+            if not rows.isfinite().all():
+                raise FloatingPointError(
+                    f"The model itself computes NaN or infinite values, without the LoRA (in `{path}`): load it in "
+                    f"bf16 or fp32, or choose its native `width` and `height`."
+                )
+        return inputs
+
+    @property
+    def device_for_products(self) -> torch.device:
+        """Where large matrices are multiplied in double precision: the model's device, if it can."""
+        return self.live.device if self.live.device.type == "cuda" else torch.device("cpu")
 
     @torch.no_grad()
     def _recorded(self, linears: Linears, prompt: str, noise: int, reduce: Callable) -> Inputs:
@@ -77,7 +89,7 @@ class _Recorder:
         def recording(x, *args, **kwargs):
             key = (x.data_ptr(), *x.shape)
             if key not in self._kept:
-                self._kept[key] = x, self.reduce(x.reshape(-1, x.shape[-1])).float().cpu()
+                self._kept[key] = x, self.reduce(x.detach().reshape(-1, x.shape[-1])).cpu()
             self.read.setdefault(path, []).append(self._kept[key][1])
             return forward(x, *args, **kwargs)
 

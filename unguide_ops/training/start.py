@@ -40,23 +40,25 @@ def start_from_concept(
     """
     readers = readers_of_text(selection, layer_inputs, concept)
     erased = [layer_inputs.under(prompt, readers) for prompt in config.erased(concept)] if readers else [{}]
+    told = {path for path in erased[0] if any(inputs[path].any() for inputs in erased)}
     for layer_slice, pair in pairs.items():
-        if layer_slice.path not in erased[0]:  # the response of random rows to any input is N(0, 1) times its norm
+        if layer_slice.path not in told:  # the response of random rows to any input is N(0, 1) times its norm
             weight = host.weight_of(selection.linears[layer_slice.path])[layer_slice.rows]
             pair.scale *= weight.square().mean().sqrt().item()
             pair.down *= config.rank**0.5
-    if not readers:
+    if not told:
         return
     reference = layer_inputs.under(concept.reference, readers)
     preserved = [reference, *(layer_inputs.under(prompt, readers) for prompt in concept.retained)]
     directions: dict[int, torch.Tensor] = {}  # by the input that they are made of, which many layers share
     for layer_slice, pair in pairs.items():
-        if (path := layer_slice.path) not in reference:
+        if (path := layer_slice.path) not in told:
             continue
-        of_concept, of_preserved = (torch.cat([it[path] for it in inputs]) for inputs in (erased, preserved))
+        of_concept, of_preserved = (torch.cat([it[path] for it in inputs]).float() for inputs in (erased, preserved))
         key = id(erased[0][path])
         if key not in directions:
-            directions[key] = concept_directions(of_concept, of_preserved, config.rank, config.ridge)
+            where = layer_inputs.device_for_products
+            directions[key] = concept_directions(of_concept, of_preserved.to(where), config.rank, config.ridge)
         pair.down = directions[key].clone()
         linear, rows = readers[path], layer_slice.rows
         outputs = host.layer_outputs(linear, of_concept)[:, rows]
