@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 from unguide.unguide_ops.metrics.tables import h0
@@ -62,7 +62,10 @@ def analyse(results: Mapping[Cell, dict]) -> tuple[dict[str, float], list[dict]]
 
 
 def figures_of(card: Card, results: list[dict]) -> dict[str, float]:
-    """A model's figures, means over its classes. `instead_w0` is in units of the base's own pictures of references."""
+    """A model's figures: means over its classes, of seconds the median.
+
+    `instead_w0` is in units of the base's own pictures of the references.
+    """
     lora, ours, base = (card.accuracies(way) for way in (LORA, OURS, BASE))
     drawn = [it for it in results if it["reference_in_base"] >= DRAWS_IT]
     scores = [
@@ -80,6 +83,6 @@ def figures_of(card: Card, results: list[dict]) -> dict[str, float]:
         **({"instead_w0": fmean(fmean(it["instead"][LORA]["recognised"]) / it["reference_in_base"] for it in drawn)}
            if drawn else {}),
         "calls": fmean(it["training"]["calls"] for it in results),
-        "seconds": fmean(it["training"]["seconds"] for it in results),
+        "seconds": median(it["training"]["seconds"] for it in results),
         "highest_other_score": max(scores), "mean_other_score": fmean(scores), **gates,
     }  # fmt: skip
