@@ -131,8 +131,7 @@ class EncodedConcept:
     def with_near(self, prompts: tuple[str, ...]) -> EncodedConcept:
         """The concept with these prompts beside those in its field `near`, encoded if they are new."""
         near = tuple(dict.fromkeys((*self.concept.near, *prompts)))
-        concept = self.concept.model_copy(update={"near": near})
-        concept.__dict__.pop("preserved", None)  # a copy keeps what was computed
+        concept = Concept(**{**self.concept.model_dump(), "near": near})
         encoded = {prompt: self.conditioning(prompt) for prompt in (*self.prompts, *concept.retained)}
         return EncodedConcept(concept, encoded, self.encode)
 
@@ -140,9 +139,9 @@ class EncodedConcept:
         """A prompt as CONDITIONING, encoded now unless it is one of `prompts`."""
         return self.prompts[prompt] if prompt in self.prompts else self.encode(prompt)
 
-    def tokens(self, prompt: str) -> torch.Tensor:
-        """The encoded tokens of one of `prompts`, as cross-attention is given them: [tokens, width], fp32, CPU."""
-        return self.prompts[prompt][0][0][0].float().cpu()
+    def tokens(self, *prompts: str) -> torch.Tensor:
+        """The encoded tokens of some of `prompts`, as cross-attention is given them: [tokens, width], fp32, CPU."""
+        return torch.cat([self.prompts[prompt][0][0][0].float().cpu() for prompt in prompts])
 
 
 def presets() -> list[str]:

@@ -124,6 +124,15 @@ def chosen_classes(options: argparse.Namespace) -> list[str]:
     return chosen
 
 
+def chosen_models(options: argparse.Namespace) -> list[str]:
+    """The models to measure. Raises DevError if an option names a model that does not exist."""
+    from dev.bench.sessions import MODELS
+
+    if unknown := {*(options.models or ())} - {*MODELS}:
+        raise DevError(f"there is no model {min(unknown)!r}: choose from {', '.join(MODELS)}.")
+    return options.models or list(MODELS)
+
+
 def new_pool(workers: int, threads: int | None = None) -> ProcessPoolExecutor:
     """Processes with their own ComfyUI and the pack, and torch on so many threads each, or its usual number."""
     path = [folder for folder in sys.path if folder != os.environ[hosts.VARIABLE]]

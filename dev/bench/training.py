@@ -15,12 +15,11 @@ from unguide.unguide_ops.files import lora_file
 from unguide.unguide_ops.training import config
 from unguide.unguide_ops.training.trainer import train
 
-from dev.bench import Bench, memory, training_models
+from dev.bench import Bench, chosen_models, memory, training_models
 from dev.bench.forgetting import GATE_STEPS, GATED, MEASURES, RIGHT, accuracies_by_method, forget, gate_aucs
 from dev.bench.report import Pictures, as_floats, figures_table, grid, table
-from dev.bench.sessions import MODELS, SIZE, demo_session
+from dev.bench.sessions import SIZE, demo_session
 from dev.bench.words import drawn_prompts, grid_prompts
-from dev.console import DevError
 
 NUMBER = 8  # pictures per prompt
 DEFAULT, PAPER = "default", "paper"
@@ -50,10 +49,7 @@ ABLATION_CLASSES = ("cat", "truck")
 
 def measure(bench: Bench) -> dict:
     """`figures`, `models` (a row each) and `profiles` (profile -> class -> what was measured); writes training.png."""
-    models = bench.options.models or list(MODELS)
-    if unknown := set(models) - set(MODELS):
-        raise DevError(f"there is no model {min(unknown)!r}: choose from {', '.join(MODELS)}.")
-    cells = training_models.cases(models, bench.classes)
+    cells = training_models.cases(chosen_models(bench.options), bench.classes)
     with tempfile.TemporaryDirectory() as folder:
         learnt = bench.each("Models", training_models.learn, [(Path(folder), cell) for cell in cells])
     of_models, rows = training_models.analyse(dict(zip(cells, learnt, strict=True)))

@@ -21,7 +21,7 @@ from dev.bench.sessions import DEMO, session_of
 PARTS = (NAME, SYNONYM, UNSEEN, OTHER, NEIGHBOUR, COMPOUND)
 CLASSES_OF_OTHERS = 4  # of the classes, on models other than the embedded one
 PICTURES, PICTURES_OF_OTHERS = 2, 1  # of a prompt, or more of the important ones
-DRAWS_IT = 0.25  # the least share in which a model's own pictures of a reference are recognised, to count it
+DRAWS_REFERENCE = 0.25  # the least share in which a model's own pictures of a reference are recognised, to count it
 
 
 def cases(models: list[str], classes: list[str]) -> list[Cell]:
@@ -67,7 +67,7 @@ def figures_of(card: Card, results: list[dict]) -> dict[str, float]:
     `instead_w0` is in units of the base's own pictures of the references.
     """
     lora, ours, base = (card.accuracies(way) for way in (LORA, OURS, BASE))
-    drawn = [it for it in results if it["reference_in_base"] >= DRAWS_IT]
+    drawn = [it for it in results if it["reference_in_base"] >= DRAWS_REFERENCE]
     scores = [
         score / threshold
         for row in card.rows_of(OURS, OTHER)

@@ -33,7 +33,7 @@ class LayerInputs:
         self.live, self.noises = live, noises
         self.sigma = live.ddim_sigmas(steps)[int(LEVEL * steps)]
 
-    def readers_of_text(self, linears: Linears, prompt: str, other: str) -> Linears:
+    def that_read_text_alone(self, linears: Linears, prompt: str, other: str) -> Linears:
         """Those Linears that read nothing but the text, found in three model calls.
 
         What they read is another under a prompt of another meaning, and the same for another noise.

@@ -91,9 +91,8 @@ def _responses(
     concept: EncodedConcept, config: TrainingConfig, means: torch.Tensor, of_target: torch.Tensor
 ) -> torch.Tensor:
     """How strongly the concept's directions respond to encoded prompts [N, width], in units of the target's: [N]."""
-    erased = torch.cat([concept.tokens(prompt) for prompt in config.erased(concept.concept)])
-    kept = (*concept.concept.retained, concept.concept.reference)
-    preserved = torch.cat([concept.tokens(prompt) for prompt in kept])
+    erased = concept.tokens(*config.erased(concept.concept))
+    preserved = concept.tokens(*concept.concept.retained, concept.concept.reference)
     directions = concept_directions(erased, preserved, config.rank, config.ridge)
     return (means @ directions.T).norm(dim=1) / (of_target @ directions.T).norm()
 

@@ -50,22 +50,29 @@ def start_from_concept(
         return
     reference = layer_inputs.under(concept.reference, readers)
     preserved = [reference, *(layer_inputs.under(prompt, readers) for prompt in concept.retained)]
-    directions: dict[int, torch.Tensor] = {}  # by the input that they are made of, which many layers share
+
+    def read_by(path: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What a layer reads of the concept [N, width], its directions, and their responses to what is preserved."""
+        of_concept, of_preserved = (torch.cat([it[path] for it in inputs]).float() for inputs in (erased, preserved))
+        where = layer_inputs.device_for_products
+        directions = concept_directions(of_concept, of_preserved.to(where), config.rank, config.ridge)
+        return of_concept, directions, of_preserved @ directions.T
+
+    read: dict[int, tuple] = {}  # by the input, which many layers share
     for layer_slice, pair in pairs.items():
         if (path := layer_slice.path) not in told:
             continue
-        of_concept, of_preserved = (torch.cat([it[path] for it in inputs]).float() for inputs in (erased, preserved))
         key = id(erased[0][path])
-        if key not in directions:
-            where = layer_inputs.device_for_products
-            directions[key] = concept_directions(of_concept, of_preserved.to(where), config.rank, config.ridge)
-        pair.down = directions[key].clone()
+        if key not in read:
+            read[key] = read_by(path)
+        of_concept, directions, to_preserved = read[key]
+        pair.down = directions.clone()
         linear, rows = readers[path], layer_slice.rows
         outputs = host.layer_outputs(linear, of_concept)[:, rows]
         pair.scale *= output_scale(outputs, of_concept, pair.down)
         of_reference = host.layer_outputs(linear, reference[path])[:, rows]
         wanted = torch.cat([_stretched(of_reference, len(inputs[path])) for inputs in erased]) - outputs
-        change = closed_form_up(of_concept @ pair.down.T, of_preserved @ pair.down.T, wanted)
+        change = closed_form_up(of_concept @ directions.T, to_preserved, wanted)
         pair.up = (1 + config.negative_guidance) * change / pair.scale
 
 
@@ -74,7 +81,7 @@ def readers_of_text(selection: TargetLayers, layer_inputs: LayerInputs, concept:
     known = {path: it for path, it in selection.linears.items() if reads_text(selection.family, path)}
     others = {path: it for path, it in selection.linears.items() if path not in known}
     if others:
-        known |= layer_inputs.readers_of_text(others, concept.target, concept.reference)
+        known |= layer_inputs.that_read_text_alone(others, concept.target, concept.reference)
     return known
 
 

@@ -11,15 +11,14 @@ from pathlib import Path
 import jinja2
 from unguide.unguide_ops.files.atomic import write_whole
 
-from dev.bench import Bench
+from dev.bench import Bench, chosen_models
 from dev.bench.attacks import ADAPTIVE, PICTURE_ALONE
 from dev.bench.card import checkpoint, plan, tables
 from dev.bench.card.axes import Card, attack_shares, of_many
 from dev.bench.card.cells import TASKS, Cell
 from dev.bench.card.ways import OURS
 from dev.bench.report import figures_table, table
-from dev.bench.sessions import MODELS
-from dev.console import DevError, say
+from dev.console import say
 
 
 def measure(bench: Bench) -> dict:
@@ -27,9 +26,7 @@ def measure(bench: Bench) -> dict:
     if bench.options.checkpoint:
         return checkpoint.measure(bench)
     folder = bench.output / "card"
-    models = bench.options.models or list(MODELS)
-    if unknown := set(models) - set(MODELS):
-        raise DevError(f"there is no model {min(unknown)!r}: choose from {', '.join(MODELS)}.")
+    models = chosen_models(bench.options)
     seconds = dict(zip(models, bench.each("Timing", plan.seconds_of_a_picture, [(it,) for it in models]), strict=True))
     cells = plan.cells_within(bench.options.budget, bench.options.workers, seconds, models, bench.classes)
     make(bench, folder, cells, plan.minutes(cells, seconds, bench.options.workers))
