@@ -203,7 +203,7 @@ class UnGuideTrainLoRA(CheckedNode):
                 io.String.Output(
                     display_name="near",
                     tooltip="With `near_words`: the nouns nearest to the concept, one prompt per line. Those to keep "
-                    "belong into `preserve` of the next training, those that mean the concept into `synonyms`.",
+                    "belong in `preserve` of the next training, those that mean the concept into `synonyms`.",
                 ),
             ],
         )

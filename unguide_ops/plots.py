@@ -15,6 +15,7 @@ from .safe_text import without_markup
 
 ERASED, UNRELATED, CONTROL = "#d1495b", "#2a7f9e", "#9aa5ad"
 MOST_PROMPTS = 40  # in a chart
+WIDTH_OF_A_LETTER = 0.85  # in pixels at 100 dpi, in units of the font's size in points
 
 
 def to_image(figure: Figure) -> torch.Tensor:
@@ -170,6 +171,7 @@ def comparison_grid(rows: Sequence[str], columns: Sequence[str], pictures: torch
             cell.set_yticks([])
             cell.spines[:].set_visible(False)
         cells[row, 0].set_ylabel(_label(rows[row]), rotation=0, ha="right", va="center", fontsize=10)
+    longest = max((len(line) for label in columns for line in label.splitlines()), default=1) or 1
     for column, label in enumerate(columns):
-        cells[0, column].set_title(label, fontsize=11)
+        cells[0, column].set_title(label, fontsize=min(11, n * width * scale / (WIDTH_OF_A_LETTER * longest)))
     return to_image(figure)

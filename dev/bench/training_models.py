@@ -14,6 +14,7 @@ from dev.bench.card.cells import KEY_TIMES, NAMES_TIMES, Cell, draw_prompts
 from dev.bench.card.plan import ORDER
 from dev.bench.card.prompts import COMPOUND, NAME, NEIGHBOUR, OTHER, SYNONYM, UNSEEN, reference_of
 from dev.bench.card.seeing import seen, shares
+from dev.bench.card.tables import TITLES
 from dev.bench.card.ways import BASE, LORA, OURS
 from dev.bench.report import as_floats
 from dev.bench.sessions import DEMO, session_of
@@ -57,7 +58,9 @@ def analyse(results: Mapping[Cell, dict]) -> tuple[dict[str, float], list[dict]]
         cells = {cell.concept: result for cell, result in results.items() if cell.model == model}
         of_model = figures_of(Card(cells), list(cells.values()))
         figures |= {f"{model}_{name}": value for name, value in of_model.items()}
-        rows.append({"model": model, "classes": len(cells), **{name: f"{it:.3f}" for name, it in of_model.items()}})
+        rows.append(
+            {"model": TITLES[model], "classes": len(cells), **{name: f"{it:.3f}" for name, it in of_model.items()}}
+        )
     return figures, rows
 
 
