@@ -7,7 +7,7 @@ from dev.client import Graph
 PRESET = "object"
 SIZE = {"width": 64, "height": 64}
 SAMPLING = {"seed": 0, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-GATE = {"gate": "inside sampling", "w_erased": -1.0, "w_unrelated": 1.0}
+GATE = {"gate": "inside sampling", "w_erased": 0.0, "w_unrelated": 1.0}
 COLUMNS = {"lora": 0.0, "half": 0.5}  # one w for every prompt: the LoRA alone, and half of it
 AS_PUBLISHED = {"lora_branch": "cond and uncond", "eta": 1.0}
 
@@ -83,7 +83,7 @@ def forget_graph(concept: str, prompts: list[str], pictures: int, folder: str, *
     build.add("PreviewAny", "training report", source=training_report)
     probed = build.add(
         "UnGuideStabilityProbe", model=model, lora=lora, clip=clip, prompts="\n".join(text or '""' for text in prompts),
-        seeds=1, seed=0, steps=50, probe_steps=10, cfg=7.5, w_erased=-1.0, w_unrelated=1.0, **SIZE,
+        seeds=1, seed=0, steps=50, probe_steps=10, cfg=7.5, w_erased=0.0, w_unrelated=1.0, **SIZE,
     )  # fmt: skip
     build.add("SaveImage", "probe chart", images=[probed, 3], filename_prefix=f"{folder}/probe")
     build.add("PreviewAny", "probe report", source=[probed, 2])

@@ -64,12 +64,13 @@ def w_inputs() -> list[io.Float.Input]:
     return [
         io.Float.Input(
             "w_erased",
-            default=-1.0,
+            default=0.0,
             min=-MAX_W,
             max=MAX_W,
             step=0.05,
-            tooltip="w for prompts that touch the erased concept. -1 (the paper's) predicts 2 x LoRA - base and "
-            "steers away from the concept; 0 is the LoRA alone.",
+            tooltip="w for prompts that touch the erased concept. 0 is the LoRA alone: the reference in the concept's "
+            "place. -1 (the paper's) predicts 2 x LoRA - base and steers away from the concept: for a LoRA that "
+            "erases half-way.",
         ),
         io.Float.Input(
             "w_unrelated",

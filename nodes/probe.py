@@ -91,7 +91,7 @@ class UnGuideStabilityProbe(CheckedNode):
         lora: ConceptLoRA,
         clip: host.Clip,
         prompts: str,
-        w_erased: float = -1.0,
+        w_erased: float = 0.0,
         w_unrelated: float = 1.0,
         **settings,
     ) -> io.NodeOutput:

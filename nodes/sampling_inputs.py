@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..unguide_ops.guidance.config import LORA_BRANCHES, ON_DOUBT, SteeringConfig
+from ..unguide_ops.guidance.config import INSTEAD, LORA_BRANCHES, ON_DOUBT, SteeringConfig
 from .inputs import LoRASocket, advanced, false_positive_rate_input, w_inputs
 
 INSIDE, LINKED, ALWAYS_ERASE, OFF = "inside sampling", "linked", "always erase", "off"
@@ -108,6 +108,18 @@ def steering_inputs() -> list:
                 tooltip="Gate inside sampling only: what happens if it cannot decide, because the LoRA has no "
                 "calibration, or one for another base model, or a prediction is NaN or infinite. stop: an error says "
                 "what to change. steer: the picture is sampled with w_erased.",
+            ),
+            io.Boolean.Input(
+                "second_look", default=SteeringConfig.second_look,
+                tooltip="Gate inside sampling only: after a third of the steps, look once more at pictures that the "
+                "gate left alone, for one model call. Against prompts that a program has found to deceive the gate: "
+                "if the picture becomes the concept, sampling begins again with the reference prompt.",
+            ),
+            io.Combo.Input(
+                "instead", options=list(INSTEAD), default=SteeringConfig.instead,
+                tooltip="What is drawn in the concept's place. blend: what the LoRA predicts. swap: what the base "
+                "model predicts for the prompt with the concept swapped for the reference; the LoRA only serves the "
+                "gate. replace: what it predicts for the reference prompt, without the rest of the prompt.",
             ),
         ),
     ]  # fmt: skip

@@ -74,9 +74,9 @@ def test_other_tools_find_what_they_show_and_nothing_about_the_machine(model, tr
     with safe_open(tmp_path / "a" / "it.safetensors", "pt") as file:
         about = file.metadata()
     assert about["modelspec.title"] == "UnGuide: a photo of the cat" and about["ss_network_dim"] == "4"
-    assert about["modelspec.resolution"] == "64x64" and about["ss_steps"] == "60"
+    assert about["modelspec.resolution"] == "64x64" and about["ss_steps"] == "10"
     assert Image.open(tmp_path / "a" / "it.preview.png").size == (60, 40)
-    told = {**about, "unguide": {**json.loads(about["unguide"]), "target_prompt": ""}}
+    told = {**about, "unguide": {**json.loads(about["unguide"]), "target_prompt": "", "text": ""}}
     assert not any(it in json.dumps(told) for it in (str(tmp_path), str(Path.home()), platform.node() + "."))
 
 
@@ -89,7 +89,7 @@ def test_the_prompts_can_be_left_out_and_the_gate_still_works(model, trained, sa
         assert not any(word in json.dumps(file.metadata()) for word in ("cat", "feline", "kitty", "photo"))
     courses = []
     sample(unguide(model, lora_file.load_lora(path), SteeringConfig(), courses.append))
-    assert [it.w for it in courses[0].decisions] == [-1.0, -1.0]
+    assert [it.w for it in courses[0].decisions] == [0.0, 0.0]
 
 
 def test_names_count_up_and_stay_in_the_loras_folder():
@@ -265,7 +265,7 @@ CALIBRATION = {"base": "x", "width": 64, "height": 64, "cfg": 7.5, "steps": 10, 
      ({"width": 10**6}, "width: "),
      ({"steps": 1, "levels": [{**LEVEL, "sigma": 50.0 - i} for i in range(50)]}, " there are 50 `levels` of 1 `steps`"),
      ({"levels": [LEVEL, LEVEL]}, " `sigma` must become smaller"),
-     ({"levels": [{**LEVEL, "sigma": 2.0}, {**LEVEL, "neutral": [0.0]}]}, " the `levels` must hold scores")],
+     ({"levels": [{**LEVEL, "sigma": 2.0}, {**LEVEL, "neutral": [0.0]}]}, " the `levels` and `text` must hold")],
 )  # fmt: skip
 def test_a_malformed_calibration_is_refused_with_the_place(tmp_path, changes, message):
     def load(calibration):

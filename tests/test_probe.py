@@ -88,7 +88,8 @@ def test_the_response_is_the_definition_written_out(model, clip, trained):
 def test_a_decision_is_told_in_words(model, clip, trained):
     report = probe(model, trained, encode_with(clip), [CAT, DOG, ""], ProbeConfig(**SMALL)).report([-1.0, 1.0, 1.0])
     cat, dog, neutral = (entry["why"] for entry in report["prompts"])
-    assert cat.startswith(f"{CAT}: recognised as the concept. The LoRA changes it 100% as much as its target; from ")
+    reason = "The LoRA changes it 100% as much as its target, and its words name it to 100%:"
+    assert cat.startswith(f"{CAT}: recognised as the concept. {reason}")
     assert dog.startswith(f"{DOG}: not the concept, left to the base") and neutral.startswith("the empty prompt: not")
 
 

@@ -12,6 +12,7 @@ from .lora.low_rank import LowRankPair
 from .magnitude import all_finite, max_abs
 
 if TYPE_CHECKING:
+    from .concept_text import ConceptText
     from .gate.calibration import Calibration
 
 
@@ -21,15 +22,16 @@ class ConceptLoRA:
 
     `concept` (`Concept`) and `training` (`TrainingConfig` and more) are dicts of JSON values, empty for a LoRA that
     another tool trained. `target_prompt` is the encoded target prompt as {"cross_attn": [1, tokens, width], ...}, which
-    the gate compares other prompts with; `calibration` holds the gate's scores of known prompts. `other_tensors` holds
-    what low-rank pairs cannot express in LoRAs from other tools (convolutions, LoHa, LoKr, DoRA, whole weights): the
-    file's tensors by layer and then by suffix.
+    the gate compares other prompts with; `text` is what the text encoder alone tells of the concept; `calibration`
+    holds the gate's scores of known prompts. `other_tensors` holds what low-rank pairs cannot express in LoRAs from
+    other tools (convolutions, LoHa, LoKr, DoRA, whole weights): the file's tensors by layer and then by suffix.
     """
 
     pairs: Mapping[str, LowRankPair]
     concept: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     target_prompt: dict[str, torch.Tensor] = field(default_factory=dict)
+    text: ConceptText | None = None
     calibration: Calibration | None = None
     other_tensors: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     preview: torch.Tensor | None = None  # [H, W, 3] in [0, 1], stored beside the file

@@ -32,8 +32,10 @@ class TrainedConcept:
 
     def report(self) -> dict:
         """What training, calibration and preview grid did and cost, as JSON values."""
+        gate = self.lora.calibration
         return {
             **self.training.report(),
+            "gate": {"false_alarms": gate and gate.false_alarms, "misses": gate and gate.misses},
             "near": [
                 {**asdict(word), "response": round(word.response, 3), "likeness": round(word.likeness, 3)}
                 for word in self.near

@@ -70,10 +70,14 @@ def probe_chart(report: dict, calibration: Calibration | None) -> torch.Tensor:
 def calibration_chart(calibration: Calibration, false_positive_rate: float) -> torch.Tensor:
     """The scores of the calibration prompts, as means and by step, and the threshold that follows from them."""
     thresholds = [calibration.threshold(level.sigma, false_positive_rate) for level in calibration.levels]
-    return _gate_chart([], calibration, fmean(thresholds))
+    false_alarms, misses = calibration.error_rates(false_positive_rate)
+    errors = f"of these, {false_alarms:.1%} of the unrelated are taken for it, and {misses:.1%} of its names are missed"
+    return _gate_chart([], calibration, fmean(thresholds), errors)
 
 
-def _gate_chart(prompts: list[dict], calibration: Calibration | None, threshold: float) -> torch.Tensor:
+def _gate_chart(
+    prompts: list[dict], calibration: Calibration | None, threshold: float, below_title: str = ""
+) -> torch.Tensor:
     """Above, a row of scores for each group of calibration prompts and each prompt; below, the scores by step.
 
     Of more than MOST_PROMPTS prompts, those nearest to the threshold are shown and the number of all is given.
@@ -86,12 +90,12 @@ def _gate_chart(prompts: list[dict], calibration: Calibration | None, threshold:
     heights = [0.9 + 0.27 * rows] + [2.0] * bool(calibration)
     figure = Figure(figsize=(6.4, sum(heights) + 0.3), dpi=100, layout="constrained")
     axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    _draw_scores(axes[0], groups, prompts, threshold * unit, unit)
+    _draw_scores(axes[0], groups, prompts, threshold * unit, unit, below_title)
     if total > len(prompts):
         axes[0].set_ylabel(f"the {len(prompts)} nearest of {total} prompts", fontsize=9)
     if calibration:
         _draw_scores_by_step(axes[1], calibration, prompts, threshold * unit)
-        axes[0].set_xlabel("change by the LoRA, % of the target's")
+        axes[0].set_xlabel("score, % of the target's")
     else:
         axes[0].set_xlabel("change by the LoRA, L2")
     for axis in axes:
@@ -104,12 +108,13 @@ def _calibration_groups(calibration: Calibration) -> list[tuple[str, str, list[f
     """The label and the colour of each group of calibration prompts, and each prompt's mean score over the levels."""
     groups = (("neutral", "everyday captions", CONTROL), ("preserved", "preserved", UNRELATED),
               ("synonyms", "synonyms", ERASED), ("target", "target", ERASED))  # fmt: skip
-    means = ((label, colour, numpy.mean([getattr(level, name) for level in calibration.levels], 0))
+    levels = [calibration.known(level) for level in calibration.levels]
+    means = ((label, colour, numpy.mean([getattr(level, name) for level in levels], 0))
              for name, label, colour in groups)  # fmt: skip
     return [(label, colour, list(scores)) for label, colour, scores in means if len(scores)]
 
 
-def _draw_scores(axis, groups, prompts: list[dict], threshold: float, unit: int) -> None:
+def _draw_scores(axis, groups, prompts: list[dict], threshold: float, unit: int, below_title: str) -> None:
     all_scores = [*(score for *_, scores in groups for score in scores), *(prompt["score"] for prompt in prompts)]
     low, high = min([0.0, *all_scores]) * unit, max(all_scores) * unit
     margin = 0.06 * (high - low)
@@ -125,13 +130,14 @@ def _draw_scores(axis, groups, prompts: list[dict], threshold: float, unit: int)
     axis.set_ylim(-0.7, len(labels) - 0.3)
     axis.set_xlim(low - margin, max(high, threshold) + margin)
     title = f"threshold {threshold:.0f} %" if unit == 100 else f"threshold {threshold:.2f}"
-    axis.set_title(f"{title}: a prompt beyond it means the concept", fontsize=10)
+    lines = [f"{title}: a prompt beyond it means the concept", *filter(None, [below_title])]
+    axis.set_title("\n".join(lines), fontsize=10)
 
 
 def _draw_scores_by_step(axis, calibration: Calibration, prompts: list[dict], threshold: float) -> None:
     steps = numpy.arange(1, len(calibration.levels) + 1)
     for name, colour in (("unrelated", CONTROL), ("erased", ERASED)):
-        scores = [numpy.array(getattr(level, name)) * 100 for level in calibration.levels]
+        scores = [numpy.array(getattr(calibration.known(level), name)) * 100 for level in calibration.levels]
         lows, highs = [level.min() for level in scores], [level.max() for level in scores]
         axis.fill_between(steps, lows, highs, color=colour, alpha=0.15, lw=0)
     for prompt in prompts:
@@ -141,7 +147,7 @@ def _draw_scores_by_step(axis, calibration: Calibration, prompts: list[dict], th
         )
     axis.axhline(threshold, color="#333333", linewidth=1.2, linestyle="--")
     axis.set_xticks(steps)
-    axis.set_ylabel("change, %")
+    axis.set_ylabel("score, %")
     axis.set_xlabel(f"step (of {calibration.steps}); shaded: the known prompts")
 
 

@@ -170,7 +170,8 @@ def soft_prompt(session: Session, latents: torch.Tensor, lora, kind: str) -> lis
             base, base_target = predict(x, sigmas), live.row_predictions(x, sigmas, targets).detach()
             with adapter.on():
                 changed = predict(x, sigmas)
-                return scores.response(base, changed, base_target, live.row_predictions(x, sigmas, targets).detach())
+                votes = scores.response(base, changed, base_target, live.row_predictions(x, sigmas, targets).detach())
+            return (votes + lora.text.response(text())) / 2
 
         with adapter.attached(live.diffusion_model):
             for _ in range(ITERATIONS):

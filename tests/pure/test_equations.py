@@ -12,10 +12,10 @@ from scipy.stats import t as student
 from unguide.unguide_ops import ddim
 from unguide.unguide_ops.gate import scores, threshold
 from unguide.unguide_ops.guidance.blend import blend
+from unguide.unguide_ops.lora.initialisation import closed_form_up, concept_directions, output_scale
 from unguide.unguide_ops.lora.low_rank import LowRankPair
 from unguide.unguide_ops.metrics import h0
 from unguide.unguide_ops.training import loss, metrics
-from unguide.unguide_ops.training.initialisation import closed_form_up, concept_directions, output_scale
 
 tensors = npst.arrays("float64", (2, 3), elements=st.floats(-100, 100)).map(torch.from_numpy)
 numbers = st.floats(-10, 10)

@@ -1,7 +1,7 @@
 """Concept LoRA files: safetensors with the host's key names, and metadata on the concept, training and calibration.
 
-The encoded target prompt is kept in the metadata too, not as a tensor: loaders that meet a tensor they do not know
-refuse the file (diffusers) or warn (the host).
+Encoded prompts, and what else is known of the concept's text, are kept in the metadata too, not as tensors: loaders
+that meet a tensor they do not know refuse the file (diffusers) or warn (the host).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from safetensors.torch import save
 
 from ..concept import Concept
 from ..concept_lora import ConceptLoRA
+from ..concept_text import ConceptText
 from ..gate.calibration import Calibration
 from ..magnitude import FP16_MAX, all_finite
 from ..safe_text import printable
@@ -33,12 +34,12 @@ from .modelspec import modelspec_fields
 from .safetensors_reader import LARGEST_HEADER, check_number, read_safetensors
 
 LOGGER = logging.getLogger("unguide")
-KEY = "unguide"  # of the pack's metadata entry: JSON with version, concept, training, target_prompt, calibration
+KEY = "unguide"  # of the pack's metadata entry: JSON with version, concept, training, target_prompt, text, calibration
 VERSION = 1
 LARGEST_FILE = 4_000_000_000  # bytes
 MOST_PARTS = 500_000  # of the pack's metadata entry: see `check_parts`
-MOST_PROMPT_TOKENS = 10_000  # in the encoded target prompt
-MOST_PROMPT_NUMBERS = 20_000_000  # in the encoded target prompt
+MOST_PROMPT_TOKENS = 10_000  # in an encoded prompt
+MOST_PROMPT_NUMBERS = 20_000_000  # in the encoded target prompt, and in the concept's text
 KOHYA_PREFIX = "lora_unet_"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 IMPORT_NODE = "UnGuide Import LoRA"
@@ -90,7 +91,8 @@ def _content(lora: ConceptLoRA) -> bytes:
         "version": VERSION,
         "concept": lora.concept,
         "training": lora.training,
-        "target_prompt": base64.b64encode(save(lora.target_prompt)).decode(),
+        "target_prompt": _packed(lora.target_prompt),
+        "text": _packed(lora.text.tensors()) if lora.text else "",
         "calibration": lora.calibration and lora.calibration.model_dump(mode="json"),
     }
     metadata = {KEY: json.dumps(entry, sort_keys=True), **modelspec_fields(lora)}
@@ -185,6 +187,7 @@ def lora_from_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
         concept=entry.concept.model_dump(mode="json", exclude_unset=True) if entry.concept else {},
         training=entry.training.model_dump(mode="json", exclude_unset=True),
         target_prompt=_unpack_target_prompt(entry.target_prompt),
+        text=_unpack_text(entry.text),
         calibration=entry.calibration,
         other_tensors=layers.other_tensors,
     )
@@ -207,6 +210,7 @@ class _Metadata(BaseModel):
     concept: Annotated[Concept | None, BeforeValidator(lambda concept: concept or None)] = None
     training: _Training = _Training()
     target_prompt: str = ""  # a safetensors file as base64
+    text: str = ""  # another one
     calibration: Calibration | None = None
 
     @classmethod
@@ -219,20 +223,50 @@ class _Metadata(BaseModel):
             raise ValueError(f"its metadata is malformed: {first_problem(error, KEY)}.") from None
 
 
-def _unpack_target_prompt(text: str) -> dict[str, torch.Tensor]:
-    """The encoded target prompt (`host.pack_conditioning`) from base64; {} from "". Raises ValueError."""
+def _packed(tensors: dict[str, torch.Tensor]) -> str:
+    """Tensors as base64."""
+    return base64.b64encode(save(tensors)).decode()
+
+
+def _unpacked(text: str, what: str) -> dict[str, torch.Tensor]:
+    """The inverse of `_packed`; {} from "". Raises ValueError, naming `what` it is, for what is not finite numbers."""
     try:
         packed = base64.b64decode(text, validate=True)
-        prompt = read_safetensors(io.BytesIO(packed), len(packed))[0] if packed else {}
-        check_number("numbers", sum(tensor.numel() for tensor in prompt.values()), MOST_PROMPT_NUMBERS)
+        tensors = read_safetensors(io.BytesIO(packed), len(packed))[0] if packed else {}
+        check_number("numbers", sum(tensor.numel() for tensor in tensors.values()), MOST_PROMPT_NUMBERS)
     except Exception as error:  # of base64, of the reader, or anything that torch raises
-        raise ValueError(f"its target prompt cannot be read: {printable(error, 300)}") from None
-    tokens = prompt.get("cross_attn")
-    if prompt and (tokens is None or tokens.ndim != 3 or len(tokens) != 1 or tokens.dtype not in FLOAT_DTYPES):
-        raise ValueError("its target prompt has no `cross_attn` [1, tokens, width].")
-    if tokens is not None and tokens.shape[1] > MOST_PROMPT_TOKENS:
-        raise ValueError(f"its target prompt has {tokens.shape[1]} tokens, and may have {MOST_PROMPT_TOKENS}.")
-    for name, tensor in prompt.items():
+        raise ValueError(f"its {what} cannot be read: {printable(error, 300)}") from None
+    for name, tensor in tensors.items():
         if not tensor.numel() or tensor.dtype not in (*FLOAT_DTYPES, *INTEGER_DTYPES) or not all_finite(tensor):
-            raise ValueError(f"`{printable(name)}` of its target prompt is empty, of a wrong type, NaN or infinite.")
+            raise ValueError(f"`{printable(name)}` of its {what} is empty, of a wrong type, NaN or infinite.")
+    return tensors
+
+
+def _unpack_target_prompt(text: str) -> dict[str, torch.Tensor]:
+    """The encoded target prompt (`host.pack_conditioning`). Raises ValueError."""
+    prompt = _unpacked(text, "target prompt")
+    if prompt:
+        _check_prompt(prompt, "target prompt")
     return prompt
+
+
+def _unpack_text(text: str) -> ConceptText | None:
+    """What a file knows of the concept's text. Raises ValueError."""
+    tensors = _unpacked(text, "text")
+    if not tensors:
+        return None
+    try:
+        concept_text = ConceptText.from_tensors(tensors)
+    except ValueError as error:
+        raise ValueError(f"its text cannot be read: {printable(error, 300)}") from None
+    _check_prompt(concept_text.reference, "reference prompt")
+    return concept_text
+
+
+def _check_prompt(prompt: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises ValueError for tensors that are no encoded prompt."""
+    tokens = prompt.get("cross_attn")
+    if tokens is None or tokens.ndim != 3 or len(tokens) != 1 or tokens.dtype not in FLOAT_DTYPES:
+        raise ValueError(f"its {what} has no `cross_attn` [1, tokens, width].")
+    if tokens.shape[1] > MOST_PROMPT_TOKENS:
+        raise ValueError(f"its {what} has {tokens.shape[1]} tokens, and may have {MOST_PROMPT_TOKENS}.")

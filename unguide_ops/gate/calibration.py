@@ -11,14 +11,16 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .decision import GateDecision
+from .scores import fused
 from .threshold import concept_probability, score_threshold
 
 VERSION = 1
 MOST_SCORES = 1000  # in a group
 HIGHEST_SCORE = 1e6  # the target prompt's is 1
 LARGEST_SIDE = 2**16  # pixels
-HIGHEST_THRESHOLD = 0.25
-"""Of the way from the unrelated prompts' mean to the target's 1; chosen on the `choose` words of the benchmark."""
+HIGHEST_THRESHOLD = 0.28
+"""Of the way from the unrelated prompts' mean to that of the concept's names; chosen on the `choose` words of the
+benchmark."""
 
 MISMATCH = "This LoRA's gate was calibrated {}: put UnGuide Calibrate after the LoRA."
 
@@ -26,12 +28,11 @@ Score = Annotated[float, Field(ge=-HIGHEST_SCORE, le=HIGHEST_SCORE, allow_inf_na
 Scores = Annotated[tuple[Score, ...], Field(max_length=MOST_SCORES)]
 
 
-class LevelScores(BaseModel):
-    """The scores of prompts of known meaning at one noise level, from one seed each."""
+class KnownScores(BaseModel):
+    """The scores of prompts of known meaning."""
 
     model_config = ConfigDict(frozen=True)
 
-    sigma: float = Field(gt=0, allow_inf_nan=False)  # in the host's sigma space
     neutral: Scores  # everyday captions, the empty prompt first
     preserved: Scores  # prompts that the concept preserves
     target: Scores = Field(min_length=1)
@@ -47,9 +48,25 @@ class LevelScores(BaseModel):
         """The scores of all prompts that mean the concept."""
         return (*self.target, *self.synonyms)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many prompts there are of each group."""
+        return tuple(map(len, (self.neutral, self.preserved, self.target, self.synonyms)))
+
+
+class LevelScores(KnownScores):
+    """The scores of the vote of the prediction at one noise level, from one seed each."""
+
+    sigma: float = Field(gt=0, allow_inf_nan=False)  # in the host's sigma space
+
 
 class Calibration(BaseModel):
-    """The scores at several noise levels, the highest level first, and what these scores depend on."""
+    """The scores at several noise levels, the highest level first, and what these scores depend on.
+
+    A prompt's score is the mean of two votes: how much of the LoRA's change under the target prompt it makes in the
+    model's prediction (`scores.response`), and how plainly its words name the concept (`ConceptText.response`). Where
+    the words cannot be read, the prediction votes alone, and has a threshold of its own.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,6 +77,9 @@ class Calibration(BaseModel):
     cfg: float = Field(ge=0, le=1000, allow_inf_nan=False)  # of the steps between the levels
     steps: int = Field(gt=0, le=1000)  # of the DDIM schedule
     levels: tuple[LevelScores, ...] = Field(min_length=1, max_length=50)
+    text: KnownScores | None = None  # the vote of the words; None if they cannot be read
+    false_alarms: float | None = Field(default=None, ge=0, le=1)  # see `error_rates`, at the default rate
+    misses: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _levels_fit_together(self) -> Calibration:
@@ -68,21 +88,26 @@ class Calibration(BaseModel):
         sigmas = [level.sigma for level in self.levels]
         if any(later >= before for before, later in zip(sigmas, sigmas[1:], strict=False)):
             raise ValueError("`sigma` must become smaller from each of the `levels` to the next")
-        sizes = {tuple(map(len, (it.neutral, it.preserved, it.target, it.synonyms))) for it in self.levels}
-        if len(sizes) > 1:
-            raise ValueError("the `levels` must hold scores of the same prompts, so as many of each group")
+        if len({it.sizes for it in (*self.levels, *([self.text] if self.text else []))}) > 1:
+            raise ValueError("the `levels` and `text` must hold scores of the same prompts, so as many of each group")
         return self
 
-    def decide(self, scores: Mapping[float, float], false_positive_rate: float) -> GateDecision:
-        """The decision on a prompt with these scores by noise level: score, threshold and probability are means.
+    def decide(
+        self, scores: Mapping[float, float], false_positive_rate: float, text: float | None = None
+    ) -> GateDecision:
+        """The decision on a prompt with these scores of the prediction by noise level, and this one of its words.
 
-        Raises ValueError if nothing can be decided: for scores that are NaN or infinite, and for a threshold that not
-        even the target's score of 1 exceeds.
+        Score, threshold and probability are means over the levels. Raises ValueError if nothing can be decided: for
+        scores that are NaN or infinite, and for a threshold that not even the target's score of 1 exceeds.
         """
+        text = text if self.text is not None else None
+        has_text = text is not None
+        by_sigma = {sigma: fused(score, text) for sigma, score in scores.items()}
         decision = GateDecision(
-            fmean(scores.values()),
-            fmean(self.threshold(sigma, false_positive_rate) for sigma in scores),
-            fmean(self.probability(sigma, score) for sigma, score in scores.items()),
+            fmean(by_sigma.values()),
+            fmean(self.threshold(sigma, false_positive_rate, has_text) for sigma in by_sigma),
+            fmean(self.probability(sigma, score, has_text) for sigma, score in by_sigma.items()),
+            votes=(fmean(scores.values()), text),
         )
         if decision.threshold >= 1:
             raise ValueError(
@@ -91,23 +116,37 @@ class Calibration(BaseModel):
             )
         return decision
 
-    def threshold(self, sigma: float, false_positive_rate: float) -> float:
+    def threshold(self, sigma: float, false_positive_rate: float, has_text: bool | None = None) -> float:
         """The score above which a prompt means the concept, at any noise level: interpolated in log sigma.
 
         Unrelated prompts are mistaken for the concept at this rate, or more often: however noisy their scores are, the
-        threshold is at most a quarter of the way from their mean to the target's 1. A false alarm is better than a name
-        for the concept that gets through.
+        threshold is at most HIGHEST_THRESHOLD of the way from their mean to that of the concept's names. A false alarm
+        is better than a name for the concept that gets through. `has_text`: whether the words vote, None: if they can.
         """
 
         def threshold_at(level: LevelScores) -> float:
-            limit, mean = score_threshold(level.unrelated, false_positive_rate), fmean(level.unrelated)
-            return min(limit, mean + HIGHEST_THRESHOLD * (1 - mean))
+            known = self.known(level, has_text)
+            limit, mean = score_threshold(known.unrelated, false_positive_rate), fmean(known.unrelated)
+            return min(limit, mean + HIGHEST_THRESHOLD * (fmean(known.erased) - mean))
 
         return self._interpolate(sigma, threshold_at)
 
-    def probability(self, sigma: float, score: float) -> float:
+    def probability(self, sigma: float, score: float, has_text: bool | None = None) -> float:
         """The probability that a prompt with this score means the concept (see `threshold.concept_probability`)."""
-        return self._interpolate(sigma, lambda level: concept_probability(score, level.unrelated))
+        return self._interpolate(sigma, lambda level: concept_probability(score, self.known(level, has_text).unrelated))
+
+    def known(self, level: LevelScores, has_text: bool | None = None) -> KnownScores:
+        """The scores of prompts of known meaning at a level: means of both votes, or the prediction's alone."""
+        if self.text is None or has_text is False:
+            return level
+        by_group = ((group, zip(getattr(level, group), scores, strict=True)) for group, scores in self.text)
+        return KnownScores(**{group: tuple(fused(*votes) for votes in pairs) for group, pairs in by_group})
+
+    def error_rates(self, false_positive_rate: float) -> tuple[float, float]:
+        """The shares of known unrelated prompts that are taken for the concept, and of its names that are not."""
+        level = self.levels[0]
+        known, threshold = self.known(level), self.threshold(level.sigma, false_positive_rate)
+        return fmean(it > threshold for it in known.unrelated), fmean(it <= threshold for it in known.erased)
 
     def _interpolate(self, sigma: float, value: Callable[[LevelScores], float]) -> float:
         above = min((level for level in self.levels if level.sigma >= sigma), key=_sigma, default=None)

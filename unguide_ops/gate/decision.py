@@ -15,13 +15,15 @@ MODES = (CALIBRATED, PAPER)
 class GateDecision:
     """A prompt's score, the threshold it is compared with, and the probability that it means the concept.
 
-    The probability is None if it is unknown. Raises ValueError for a score or threshold that is NaN or infinite: every
+    The probability is None if it is unknown. `votes`: the scores of the prediction and of the words, whose mean the
+    score is; None for one that was not made. Raises ValueError for a score or threshold that is NaN or infinite: every
     comparison with NaN is false, so that every prompt would pass as unrelated.
     """
 
     score: float
     threshold: float
     probability: float | None = None
+    votes: tuple[float | None, float | None] = (None, None)
 
     def __post_init__(self):
         if not (isfinite(self.score) and isfinite(self.threshold)):
@@ -44,9 +46,15 @@ class GateDecision:
 
     def describe(self) -> str:
         """The decision of a calibrated gate and its reason, as sentences."""
-        return (f"{self.outcome}. The LoRA changes it {self.score:.0%} as much as its target; from "
+        prediction, words = self.votes
+        both = "" if words is None or prediction is None else f", and its words name it to {words:.0%}"
+        change = self.score if prediction is None else prediction
+        together = f"on average {self.score:.0%}, and " if both else ""
+        return (f"{self.outcome}. The LoRA changes it {change:.0%} as much as its target{both}: {together}from "
                 f"{self.threshold:.0%} on it counts as the concept.")  # fmt: skip
 
     def report(self) -> dict:
-        """The decision as JSON data: score, threshold, probability, erased."""
-        return {**asdict(self), "erased": self.erased}
+        """The decision as JSON data: score, threshold, probability, votes (`prediction`, `words`), erased."""
+        prediction, words = self.votes
+        values = {key: value for key, value in asdict(self).items() if key != "votes"}
+        return {**values, "prediction": prediction, "words": words, "erased": self.erased}

@@ -22,6 +22,7 @@ from .probe_trajectory import (
     score_by_change_norm,
     score_by_response,
 )
+from .scores import fused
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ProbeResult:
             "prompts": [
                 {"prompt": it.prompt, **it.decision.report(), "spread": it.spread, "w": w,
                  "evaluations": it.evaluations, "why": self.describe(it.prompt, it.decision),
-                 "course": [{"sigma": sigma, "score": score}
+                 "course": [{"sigma": sigma, "score": fused(score, it.decision.votes[1])}
                             for sigma, score in zip(self.sigmas, mean_over_seeds(it.scores), strict=True)]}
                 for it, w in zip(self.prompt_scores, weights, strict=True)
             ],
@@ -102,9 +103,10 @@ def probe(model: Model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str
     trajectory = calibration_trajectory(calibration.steps, len(sigmas), calibration.cfg, config.width, config.height)
     table = measure_scores(model, lora, encode, prompts, config.seeds, config.seed, trajectory, score_by_response)
 
-    def decide(scores: list[list[float]]) -> GateDecision:
+    def decide(prompt: str, scores: list[list[float]]) -> GateDecision:
         by_sigma = dict(zip(sigmas, mean_over_seeds(scores), strict=True))
-        return calibration.decide(by_sigma, config.false_positive_rate)
+        text = lora.text.response_to(encode(prompt)) if lora.text else None
+        return calibration.decide(by_sigma, config.false_positive_rate, text)
 
     prompt_scores = table.prompt_scores(prompts, decide)
     cfg = target_layers.effective_cfg(host.diffusion_model(model), config.cfg)
@@ -131,6 +133,6 @@ def _paper_probe(
     )
     threshold = fmean(score for (score,) in table.scores[EMPTY_PROMPT])
     prompt_scores = table.prompt_scores(
-        prompts, lambda scores: GateDecision(fmean(score for (score,) in scores), threshold)
+        prompts, lambda _, scores: GateDecision(fmean(score for (score,) in scores), threshold)
     )
     return ProbeResult(config.mode, prompt_scores, table.sigmas, table.evaluations, [])

@@ -124,11 +124,13 @@ class ScoreTable:
     evaluations: int  # model calls that all of this took
 
     def prompt_scores(
-        self, prompts: list[str], decide: Callable[[list[list[float]]], GateDecision]
+        self, prompts: list[str], decide: Callable[[str, list[list[float]]], GateDecision]
     ) -> list[PromptScore]:
         """A PromptScore for each of these prompts, with an equal share of the model calls, rounded up."""
         share = -(-self.evaluations // len(self.scores))
-        return [PromptScore(prompt, self.scores[prompt], share, decide(self.scores[prompt])) for prompt in prompts]
+        return [
+            PromptScore(prompt, self.scores[prompt], share, decide(prompt, self.scores[prompt])) for prompt in prompts
+        ]
 
 
 def measure_scores(

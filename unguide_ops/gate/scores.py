@@ -16,6 +16,25 @@ NOT_FINITE = (
 )
 
 
+def fused(prediction: float, words: float | None) -> float:
+    """The score of a prompt: the mean of the votes of the prediction (`response`) and of its words, or the first alone.
+
+    Where one is sure and the other is not, as for a word among many or for a name never seen, the mean is still high;
+    what only one of them takes for the concept, by chance, it lowers.
+    """
+    return prediction if words is None else (prediction + words) / 2
+
+
+def guidance_response(base: torch.Tensor, base_negative: torch.Tensor, base_target: torch.Tensor) -> torch.Tensor:
+    """How much of the guidance towards the target prompt the base model's guidance under this prompt holds, [B].
+
+    With g(c) = e_base(c) - e_base(negative): `<g(c), g(c*)> / ||g(c*)||^2`. It asks the base model alone what the
+    picture is becoming, so that a prompt made to deceive the LoRA and its gate is still seen for what it draws.
+    """
+    guidance, target = (base - base_negative).flatten(1).float(), (base_target - base_negative).flatten(1).float()
+    return (guidance * target).sum(1) / target.square().sum(1)
+
+
 def change_norm(base: torch.Tensor, lora: torch.Tensor) -> torch.Tensor:
     """The paper's score (section 3.2): `||e_lora(c) - e_base(c)||_2` over the flattened latent."""
     return (lora - base).flatten(1).norm(dim=1)

@@ -11,22 +11,30 @@ from .config import STEER, SteeringConfig
 
 @dataclass(frozen=True)
 class PictureDecision:
-    """The w of a picture, the gate's decision if there was a gate, and `doubt`: why it could not decide."""
+    """The w of a picture, the gate's decision if there was a gate, and `doubt`: why it could not decide.
+
+    `second_look`: the score by which the concept was found in the picture, though the gate had not found it.
+    """
 
     w: float
     decision: GateDecision | None = None
     doubt: str = ""
+    second_look: float | None = None
 
     def report(self) -> dict:
         """The w, the decision's own report and the doubt, as JSON data."""
         doubt = {"doubt": self.doubt} if self.doubt else {}
-        return {"w": self.w, **(self.decision.report() if self.decision else {}), **doubt}
+        seen = {} if self.second_look is None else {"second_look": self.second_look}
+        return {"w": self.w, **(self.decision.report() if self.decision else {}), **doubt, **seen}
 
     def describe(self) -> str:
         """The w and its reason, in words."""
         reason = self.decision.describe() if self.decision else ""
         if self.doubt:
             reason = f"in doubt, so it is steered. {self.doubt}"
+        if self.second_look is not None:
+            reason = (f"recognised as the concept at a second look: the picture becomes {self.second_look:.0%} what "
+                      f"the target's would. The reference is drawn instead.")  # fmt: skip
         return f"w = {self.w:g}" + (f": {reason}" if reason else "")
 
 

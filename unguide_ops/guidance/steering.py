@@ -4,6 +4,7 @@ touches the concept are steered away from it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import isfinite
@@ -13,13 +14,14 @@ import torch
 
 from .. import host
 from ..concept_lora import ConceptLoRA
+from ..concept_text import TOKENS
 from ..gate.probe import calibration_of
 from ..gate.probe_trajectory import TARGET_PROMPT
-from ..gate.scores import response
+from ..gate.scores import guidance_response, response
 from ..lora.adapter import LoRAAdapter
 from ..lora.effect import LEAST_EFFECT, NoEffectError, rows_differ
 from .blend import blend, soft_w
-from .config import COND_AND_UNCOND, COND_ONLY, SteeringConfig
+from .config import BLEND, COND_AND_UNCOND, COND_ONLY, REPLACE, SWAP, SteeringConfig
 from .report import (
     PictureDecision,
     SamplingReport,
@@ -27,12 +29,16 @@ from .report import (
     idle_layers_warning,
     unchanged_weights_warning,
 )
+from .second_prediction import add_prompts
 
 Predictions = Sequence[torch.Tensor | None]
 """x0 [B, ...] for each cond of a call, None for conds without a prediction."""
 
 HALF_PRECISION_ERROR = 1e-2
 """How much equal encoded prompts differ, as a share of their norm, if one of them was kept in half precision."""
+
+SECOND_LOOK_AT, SECOND_LOOK_THRESHOLD = 0.3, 0.45
+"""The share of the run after which a second look is taken, and the score from which a picture becomes the concept."""
 
 ALWAYS_ERASE = "set `gate` to 'always erase'"
 """What users can do if the gate cannot decide."""
@@ -55,20 +61,26 @@ class ConceptSteering:
         """
         self.run, self.adapter, self.lora, self.config = run, adapter, lora, config
         self.report = run.across_restarts.setdefault(adapter, SamplingReport())  # holds the decisions after a restart
-        self._scores: dict[float, list[float]] = {}  # noise level -> a score per picture
+        self._scores: dict[float, list[float]] = {}  # noise level -> a vote of the prediction per picture
+        self._words: list[float] | None = None  # a vote of the words per picture, None if they cannot be read
         self._pictures_by_prompt: list[list[int]] = []  # the indices of pictures that share all their prompts
         self._doubt = ""  # why the scores mean nothing in this run, if they do not
         self._target_name = f"{TARGET_PROMPT} {id(self)}"
-        self._lora_was_called = False  # for a picture that is steered
+        self._seen_again = any(it.second_look is not None for it in self.report.decisions)
+        name = f"changed prompts {id(self)}"
+        self._changed = add_prompts(run, name, lora, config.instead, self._seen_again)
+        self._has_looked = not config.second_look or bool(fixed_decision) or self._seen_again
+        self._was_steered = False  # whether the second prediction was made, for a picture that is steered
         self._has_effect = False  # whether the LoRA has been seen to change a prediction
         if fixed_decision is not None:
             self.report.decisions = [fixed_decision] * run.batch_size
+        if self.undecided or not self._has_looked:
+            run.add_prompt(self._target_name, host.unpack_conditioning(lora.target_prompt))
         if self.undecided:
             if config.gate_steps > run.steps:
                 raise ValueError(
                     f"`gate_steps` is {config.gate_steps}, but this run has {run.steps} steps: lower it to 1."
                 )
-            run.add_prompt(self._target_name, host.unpack_conditioning(lora.target_prompt))
             self.report.warnings = calibration_of(lora, ALWAYS_ERASE).mismatches(run.size, run.cfg)
 
     @property
@@ -90,6 +102,7 @@ class ConceptSteering:
         """Score the call's prompts, once at each noise level, and decide after `gate_steps` levels.
 
         `base` is the base's x0 for each cond. If several prompts make a picture, the highest of their scores counts.
+        The words vote at each level anew, as another prompt may have its time there.
         """
         prompts = call.prompts()
         if not prompts or call.sigma in self._scores:
@@ -112,6 +125,7 @@ class ConceptSteering:
             self._doubt = self._doubt or self._replaced_text_doubt(prompt, base_x0, targets[index][0])
             scores.append(response(base_x0, lora_x0, *targets[index]))
         self._record_step(call)
+        self._words = self._votes_of_words(prompts, len(call.x))
         if any(prompt.has_hooked_parts for prompt in prompts):
             self._pictures_by_prompt = [[row] for row in call.rows]
         else:
@@ -120,6 +134,16 @@ class ConceptSteering:
         self._scores[call.sigma] = torch.stack(scores).amax(0).tolist()
         if len(self._scores) == self.config.gate_steps:
             self._decide()
+
+    def _votes_of_words(self, prompts: Sequence[host.Prompt], pictures: int) -> list[float] | None:
+        """How plainly the words of each picture's prompts name the concept; None if one cannot be read."""
+        if self.lora.text is None or any(prompt.has_hooked_parts for prompt in prompts):
+            return None
+        responses = [self.lora.text.response(prompt.cond[0].get(TOKENS)) for prompt in prompts]
+        if any(it is None for it in responses):
+            return None
+        of_pictures = [host.repeated(it, pictures) for it in responses if it is not None]
+        return torch.stack(of_pictures).amax(0).tolist()
 
     def _replaced_text_doubt(self, prompt: host.Prompt, base: torch.Tensor, base_target: torch.Tensor) -> str:
         """Why the scores mean nothing: the base predicts the same for two different texts. "" if it does not."""
@@ -146,32 +170,62 @@ class ConceptSteering:
             for group in (finite, *([i] for i in pictures if i not in finite)):
                 if group:
                     means = {sigma: fmean(scores[i] for i in group) for sigma, scores in self._scores.items()}
-                    decisions |= dict.fromkeys(group, self._decision_on(means))
+                    words = None if self._words is None else fmean(self._words[i] for i in group)
+                    decisions |= dict.fromkeys(group, self._decision_on(means, words))
         self.report.decisions = [decisions[i] for i in sorted(decisions)]
         is_steered = any(it.w != self.config.w_unrelated for it in self.report.decisions)
         if self.config.restart and self.config.gate_steps > 1 and is_steered:
             raise host.RestartRun
 
-    def _decision_on(self, scores: Mapping[float, float]) -> PictureDecision:
-        """The decision on scores by noise level."""
+    def _decision_on(self, scores: Mapping[float, float], words: float | None) -> PictureDecision:
+        """The decision on votes of the prediction by noise level, and one of the words."""
         try:
             if self._doubt:
                 raise ValueError(self._doubt)
-            decision = calibration_of(self.lora, ALWAYS_ERASE).decide(scores, self.config.false_positive_rate)
+            decision = calibration_of(self.lora, ALWAYS_ERASE).decide(scores, self.config.false_positive_rate, words)
         except ValueError as error:
             return decide_in_doubt(self.config, str(error))
         w = soft_w(decision.margin, self.config.softness, self.config.w_erased, self.config.w_unrelated)
         return PictureDecision(w, decision)
 
-    def can_predict_lora_only(self, call: host.PredictionCall) -> bool:
-        """Whether w = 0 in all rows, so that the base's predictions are not needed for the conds that are steered."""
-        steers_all_conds = self.config.lora_branch == COND_AND_UNCOND
-        return not any(self.weights_for(call)) and (steers_all_conds or not call.has_other_packs)
+    def look_again(self, call: host.PredictionCall, base: list[torch.Tensor]) -> None:
+        """Once, at SECOND_LOOK_AT of the run, ask the base model what pictures become that the gate left to it.
 
-    def predict_lora_only(self, call: host.PredictionCall) -> list[torch.Tensor]:
-        """The LoRA's x0 for each cond that is steered, the base's for the others (see `lora_branch`)."""
-        self._record_lora_call(call)
-        if self.config.lora_branch == COND_AND_UNCOND:
+        A prompt made by gradient descent can deceive LoRA and gate, but it must still draw the concept. Raises
+        RestartRun if it does: the run begins again, with the reference in place of every prompt, as the LoRA may be
+        deceived too. `base` is the base's x0 for each cond.
+        """
+        if self._has_looked or self.undecided or call.step < SECOND_LOOK_AT * self.run.steps:
+            return
+        positive, negative = call.positive_and_negative()
+        if positive is None:
+            return
+        self._has_looked = True
+        if negative is None:
+            self.report.warnings.append("There was no second look: this run predicts nothing for a negative prompt.")
+            return
+        target = call.predict_instead(positive, self._target_name)
+        self._record_step(call)
+        scores = guidance_response(base[positive], base[negative], target).tolist()
+        decisions = list(self.report.decisions)
+        for i, (decision, score) in enumerate(zip(decisions, scores, strict=True)):
+            if decision.w == self.config.w_unrelated and not score <= SECOND_LOOK_THRESHOLD:
+                decisions[i] = dataclasses.replace(decision, w=self.config.w_erased, second_look=score)
+        if decisions != self.report.decisions:
+            self.report.decisions = decisions
+            raise host.RestartRun
+
+    def can_predict_second_only(self, call: host.PredictionCall) -> bool:
+        """Whether w = 0 in all rows, so that the base's predictions are not needed for the conds that are steered."""
+        in_one_call = self._changed or self.config.lora_branch == COND_AND_UNCOND
+        return not any(self.weights_for(call)) and bool(in_one_call or not call.has_other_packs)
+
+    def predict_second_only(self, call: host.PredictionCall) -> list[torch.Tensor]:
+        """The second x0 for each cond that is steered, the base's for the others (see `lora_branch`)."""
+        self._record_steered_call(call)
+        if self._changed:
+            lora = call.predict(changed=self._changed)
+        elif self.config.lora_branch == COND_AND_UNCOND:
             lora = call.predict(self.adapter.on)
         else:
             lora = call.predict_branches(self.adapter.on)
@@ -182,12 +236,17 @@ class ConceptSteering:
     def predict_steered(
         self, call: host.PredictionCall, base: list[torch.Tensor], weights: list[float]
     ) -> list[torch.Tensor]:
-        """The blend of base and LoRA for each cond, with one w per row; the LoRA predicts only rows that need it."""
-        self._record_lora_call(call)
+        """The blend of base and LoRA (see `second_prediction`) for each cond, with one w per row.
+
+        The second prediction is made only for rows that need it.
+        """
+        self._record_steered_call(call)
         rows = [row for row, w in enumerate(weights) if w != 1]
-        negatives = self.config.lora_branch == COND_AND_UNCOND
-        lora = call.predict_again(self.adapter, self.adapter.on, rows, negatives=negatives)
-        if not self._has_effect or not self.adapter.calls:  # no effect seen yet, or its layers were not computed
+        negatives = self._steers_negatives
+        within = nullcontext if self._changed else self.adapter.on
+        lora = call.predict_again(self.adapter, within, rows, negatives=negatives, changed=self._changed)
+        is_bypassed = not self._changed and not self.adapter.calls  # its layers were not computed
+        if not self._has_effect or is_bypassed:
             comparable = call.has_same_batching(rows, negatives) or _differ(base, lora, rows, call.batching_error)
             self._check_effect(base if comparable else self._predict_base_again(call, rows), lora, rows)
         w = base[0].new_tensor(weights).view(-1, *[1] * (base[0].ndim - 1))
@@ -200,8 +259,21 @@ class ConceptSteering:
 
         return [steered(base_x0, lora_x0) for base_x0, lora_x0 in zip(base, lora, strict=True)]
 
-    def _record_lora_call(self, call: host.PredictionCall) -> None:
-        self._lora_was_called, self.adapter.calls = True, 0
+    @property
+    def _steers_negatives(self) -> bool:
+        """Whether negative prompts are predicted a second time; they are never changed."""
+        return self.config.lora_branch == COND_AND_UNCOND and not self._changed
+
+    def describe(self) -> str:
+        """How the second prediction is made, in words for reports."""
+        if self._seen_again and self._changed:
+            return "the base model under the reference prompt"
+        words = {BLEND: self.adapter.describe(), REPLACE: "the base model under the reference prompt",
+                 SWAP: "the base model under the prompt with the concept swapped for its reference"}  # fmt: skip
+        return words[self.config.instead]
+
+    def _record_steered_call(self, call: host.PredictionCall) -> None:
+        self._was_steered, self.adapter.calls = True, 0
         self._record_step(call)
 
     def _record_step(self, call: host.PredictionCall) -> None:
@@ -210,7 +282,7 @@ class ConceptSteering:
 
     def _predict_base_again(self, call: host.PredictionCall, rows: Sequence[int]) -> list[torch.Tensor | None]:
         """The base's predictions, batched as the LoRA's are: without any effect they are equal bit for bit."""
-        negatives = self.config.lora_branch == COND_AND_UNCOND
+        negatives = self._steers_negatives
         return call.predict_again((self.adapter, "base"), nullcontext, rows, negatives=negatives)
 
     def _check_effect(self, base: Predictions, lora: Predictions, rows: Sequence[int]) -> None:
@@ -221,6 +293,12 @@ class ConceptSteering:
             raise self._no_effect_error()  # zeros are no evidence: the host predicts them for conds out of their time
 
     def _no_effect_error(self) -> NoEffectError:
+        if self._changed:
+            return NoEffectError(
+                f"`instead` is {self.config.instead!r}, but the changed prompt is predicted as the prompt itself: "
+                f"something else on this MODEL puts its own text in place of every prompt's. Remove that, or set "
+                f"`instead` to {BLEND!r}."
+            )
         if self.lora.is_zero:
             return NoEffectError("The concept LoRA changes nothing: its weights are zero. Train it, or use another.")
         layers = [*map(str, self.adapter.pairs), *self.adapter.changes]
@@ -244,7 +322,7 @@ class ConceptSteering:
         if self.undecided:
             raise RuntimeError(f"The gate never saw the prompt of this picture: {self._reason_not_called()}.")
         steered_weights = [it.w for it in self.report.decisions if it.w != 1]
-        if steered_weights and not self._lora_was_called:
+        if steered_weights and not self._was_steered:
             raise RuntimeError(
                 f"This picture should have been steered (w = {steered_weights[0]:g}), but the LoRA was never called: "
                 f"{self._reason_not_called()}."

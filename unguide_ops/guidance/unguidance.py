@@ -15,7 +15,7 @@ from ..host.types import Model
 from ..lora.adapter import LoRAAdapter
 from ..model_adapter import adapter_for
 from .blend import combine
-from .config import LORA_BRANCHES, ON_DOUBT, SteeringConfig
+from .config import INSTEAD, LORA_BRANCHES, ON_DOUBT, SteeringConfig
 from .report import PictureDecision, SamplingReport, decide_in_doubt
 from .steering import ALWAYS_ERASE, ConceptSteering
 
@@ -69,6 +69,8 @@ def _check(lora: ConceptLoRA, config: SteeringConfig) -> None:
         raise ValueError(f"`lora_branch` is {config.lora_branch!r}: use one of {', '.join(map(repr, LORA_BRANCHES))}.")
     if config.on_doubt not in ON_DOUBT:
         raise ValueError(f"`on_doubt` is {config.on_doubt!r}: use one of {', '.join(map(repr, ON_DOUBT))}.")
+    if config.instead not in INSTEAD:
+        raise ValueError(f"`instead` is {config.instead!r}: use one of {', '.join(map(repr, INSTEAD))}.")
     if not config.start < config.end:
         raise ValueError(f"`start` is {config.start:g} and `end` {config.end:g}: steering must end after it starts.")
 
@@ -112,7 +114,7 @@ def _around_run(run: host.SamplingRun, concepts: Sequence[AttachedConcept]) -> I
         steering.check_at_end()
         report = steering.report
         report.evaluations, report.plain_evaluations = run.evaluations, run.plain_evaluations
-        report.path = steering.adapter.describe()
+        report.path = steering.describe()
         concept.on_run_end(report)
 
 
@@ -144,13 +146,14 @@ def _predict(
 
     Both are the same list if nothing is steered.
     """
-    if len(steerings) == 1 and steerings[0].can_predict_lora_only(call):
-        return [], steerings[0].predict_lora_only(call)
+    if len(steerings) == 1 and steerings[0].can_predict_second_only(call):
+        return [], steerings[0].predict_second_only(call)
     base = call.predict()
     blends = []
     for steering in steerings:
         if steering.undecided:
             steering.measure_gate(call, base)
+        steering.look_again(call, base)
         weights = steering.weights_for(call)
         if any(w != 1 for w in weights):
             blends.append(steering.predict_steered(call, base, weights))

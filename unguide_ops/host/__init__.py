@@ -28,7 +28,7 @@ from .layers import (
 )
 from .memory import OutOfMemory, TrainingMemory, on_device, rows_that_fit
 from .patching import host_key_names, weight_changes
-from .prediction_call import PredictionCall, Prompt, text_of
+from .prediction_call import PredictionCall, Prompt, repeated, text_of
 from .progress import Interrupted, ProgressReporter, decoder, lasting_status_writer, show_status
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
 from .sampling_run import RestartRun, SamplingRun
@@ -43,6 +43,6 @@ __all__ = [
     "diffusion_model", "empty_latent", "encode", "file_version", "fingerprint", "host_key_names",
     "injections_ejected", "input_files", "input_path", "ksample", "lasting_status_writer", "layer_names",
     "layer_outputs", "layer_slices", "lora_files", "lora_path", "names_in_files", "new_lora_paths",
-    "new_output_paths", "noise_like", "on_device", "original_modules", "pack_conditioning", "rows_that_fit",
+    "new_output_paths", "noise_like", "on_device", "original_modules", "pack_conditioning", "repeated", "rows_that_fit",
     "session", "show_status", "steered_model", "text_of", "unpack_conditioning", "weight_changes", "weight_of",
 ]  # fmt: skip

@@ -59,6 +59,11 @@ def text_of(cond: Cond, rows: int) -> torch.Tensor | None:
     return None if text is None else comfy.utils.repeat_to_batch_size(text, rows)
 
 
+def repeated(rows: torch.Tensor, number: int) -> torch.Tensor:
+    """A value for each of a number of pictures, [number, ...], as the host repeats those of a smaller batch."""
+    return comfy.utils.repeat_to_batch_size(rows, number)
+
+
 class PredictionCall:
     """One prediction of a sampling run: x0 for each cond, from latents [B, ...] at one noise level.
 
@@ -110,14 +115,17 @@ class PredictionCall:
         """Whether other packs take part in the prediction."""
         return bool(self._pack_state)
 
-    def predict(self, within: Within = nullcontext) -> list[torch.Tensor]:
-        """x0 for each cond, predicted as the host would, inside `within()`."""
+    def predict(self, within: Within = nullcontext, changed: str = "") -> list[torch.Tensor]:
+        """x0 for each cond, predicted as the host would, inside `within()`.
+
+        `changed`: the name of `SamplingRun.add_changed_prompts` under which the prompts are changed, "" for none.
+        """
         evaluations = self.run.evaluations
         self._initial_state = self._pack_state.snapshot()
         if self.run.initial_pack_state is None:
             self.run.initial_pack_state = self._initial_state
         with within():
-            predictions = self._predict(self._conds, self.x, self._timestep)
+            predictions = self._predict(self._changed(changed), self.x, self._timestep)
         self.run.plain_evaluations += self.run.evaluations - evaluations
         return predictions
 
@@ -137,21 +145,24 @@ class PredictionCall:
         return predictions
 
     def predict_again(
-        self, key: Any, within: Within, rows: Sequence[int], negatives: bool
+        self, key: Any, within: Within, rows: Sequence[int], negatives: bool, changed: str = ""
     ) -> list[torch.Tensor | None]:
         """x0 for each cond once more, inside `within()`, for the given rows; other rows may hold any values.
 
         The prediction is one of the series named `key`, which has its own state of other packs. Without `negatives`,
-        the negative conds are None.
+        the negative conds are None. `changed` as in `predict`.
         """
         selected = [cond is not None and (negatives or not self._is_negative(cond)) for cond in self._conds]
+        all_conds = self._changed(changed)
         with self._series_state(key), within():
             if self.has_other_packs or list(rows) == self.rows:
-                conds = self._conds if self.has_other_packs else self._selected(selected)
+                conds = all_conds if self.has_other_packs else self._selected(selected, all_conds)
                 predictions = self._predict(conds, self.x, self._timestep)
             else:
                 batch = len(self.x)
-                conds = [cond and [_entry_rows(e, rows, batch) for e in cond] for cond in self._selected(selected)]
+                conds = [
+                    cond and [_entry_rows(e, rows, batch) for e in cond] for cond in self._selected(selected, all_conds)
+                ]
                 index = torch.tensor(rows, device=self.x.device)
                 parts = self._predict(conds, self.x[index], self._timestep[index])
                 predictions = [torch.zeros_like(self.x).index_copy_(0, index, part.to(self.x)) for part in parts]
@@ -169,10 +180,19 @@ class PredictionCall:
         return torch.finfo(dtype).eps ** 0.5 if dtype.is_floating_point else 1.0
 
     def _predict_selected(self, selected: Sequence[bool]) -> list[torch.Tensor]:
-        return self._predict(self._selected(selected), self.x, self._timestep)
+        return self._predict(self._selected(selected, self._conds), self.x, self._timestep)
 
-    def _selected(self, selected: Sequence[bool]) -> list[Cond | None]:
-        return [cond if it else None for it, cond in zip(selected, self._conds, strict=True)]
+    @staticmethod
+    def _selected(selected: Sequence[bool], conds: Sequence[Cond | None]) -> list[Cond | None]:
+        return [cond if it else None for it, cond in zip(selected, conds, strict=True)]
+
+    def _changed(self, name: str) -> list[Cond | None]:
+        if not name:
+            return self._conds
+        return [
+            cond if not cond or self._is_negative(cond) else [self.run.changed_prompt(name, it) for it in cond]
+            for cond in self._conds
+        ]
 
     @contextmanager
     def _series_state(self, key: Any) -> Iterator[None]:
@@ -212,6 +232,12 @@ class PredictionCall:
                     is_whole_cond = len(cond) == 1 and everywhere.keys() == entry.keys()
                     strength = entry.get("strength", 1.0) * entry.get("mask_strength", 1.0)
                     yield Prompt([everywhere], index, is_whole_cond), strength
+
+    def positive_and_negative(self) -> tuple[int | None, int | None]:
+        """The indices of the call's first positive and first negative cond; None for one that it has not."""
+        is_negative = {i: self._is_negative(cond) for i, cond in enumerate(self._conds) if cond}
+        first = {negative: next((i for i, it in is_negative.items() if it == negative), None) for negative in (0, 1)}
+        return first[False], first[True]
 
     @property
     def is_negative(self) -> bool:

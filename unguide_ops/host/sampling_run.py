@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import comfy.hooks
@@ -45,6 +47,7 @@ class SamplingRun:
         self.sigmas: list[float] = sigmas.tolist()
         self.counter = EvaluationCounter()
         self.across_restarts: dict[Any, Any] = {}  # values that outlive a `RestartRun`
+        self._changed: dict[str, dict[str, str]] = {}  # see `add_changed_prompts`: names in `guider.conds`
         self.reset()
 
     def reset(self) -> None:
@@ -109,3 +112,30 @@ class SamplingRun:
                 f"encoded for another model. Put UnGuide Calibrate after the LoRA."
             )
         self.guider.conds[name] = comfy.sampler_helpers.convert_cond(conditioning)
+
+    def add_changed_prompts(self, name: str, change: Callable[[dict, bool], dict]) -> None:
+        """Add a changed copy of each positive prompt to the run, for `PredictionCall`'s `changed=name`.
+
+        `change(entry, is_only_one)` gives the host's entry of a prompt with another text; the second argument says
+        whether the run has no other positive prompt.
+        """
+        names = self._changed[name] = {}
+        only_one = len(self.positive_ids) == 1
+        for cond_name, cond in list(self.guider.conds.items()):
+            if cond and cond[0]["uuid"] in self.positive_ids:
+                names[cond_name] = f"{name} {cond_name}"
+                self.guider.conds[names[cond_name]] = [
+                    {**change(entry, only_one), "uuid": uuid.uuid4()} for entry in cond
+                ]
+
+    def changed_prompt(self, name: str, entry: dict) -> dict:
+        """The changed copy of an entry of a positive cond, or the entry itself if there is none.
+
+        For areas the host adds entries to all conds, in the same order to a cond and to its changed copy.
+        """
+        for cond_name, changed_name in self._changed[name].items():
+            pairs = zip(self.guider.conds[cond_name], self.guider.conds[changed_name], strict=False)
+            for original, changed in pairs:
+                if original["uuid"] == entry["uuid"] and original.get("area") == entry.get("area"):
+                    return changed
+        return entry

@@ -14,8 +14,8 @@ from torch.nn.functional import cosine_similarity
 
 from .. import host
 from ..concept import FRAMING_WORDS, PROMPTS, EncodedConcept, prompt_lines
+from ..lora.initialisation import concept_directions
 from .config import TrainingConfig
-from .initialisation import concept_directions
 
 ROUNDS = 2
 """In the second one, the LoRA would already leave the words of the first alone: others are then moved most."""

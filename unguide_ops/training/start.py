@@ -8,10 +8,11 @@ import torch
 
 from .. import host
 from ..concept import Concept
+from ..concept_text import stretched
+from ..lora.initialisation import closed_form_up, concept_directions, output_scale
 from ..lora.low_rank import LayerSlice, LowRankPair
 from ..lora.target_layers import TargetLayers, reads_text
 from .config import TrainingConfig
-from .initialisation import closed_form_up, concept_directions, output_scale
 from .layer_inputs import LayerInputs
 
 
@@ -71,7 +72,7 @@ def start_from_concept(
         outputs = host.layer_outputs(linear, of_concept)[:, rows]
         pair.scale *= output_scale(outputs, of_concept, pair.down)
         of_reference = host.layer_outputs(linear, reference[path])[:, rows]
-        wanted = torch.cat([_stretched(of_reference, len(inputs[path])) for inputs in erased]) - outputs
+        wanted = torch.cat([stretched(of_reference, len(inputs[path])) for inputs in erased]) - outputs
         change = closed_form_up(of_concept @ directions.T, to_preserved, wanted)
         pair.up = (1 + config.negative_guidance) * change / pair.scale
 
@@ -83,8 +84,3 @@ def readers_of_text(selection: TargetLayers, layer_inputs: LayerInputs, concept:
     if others:
         known |= layer_inputs.that_read_text_alone(others, concept.target, concept.reference)
     return known
-
-
-def _stretched(rows: torch.Tensor, number: int) -> torch.Tensor:
-    """So many rows, each the one at the same share of the way through `rows` [M, width]."""
-    return rows[torch.arange(number) * len(rows) // number]

@@ -16,7 +16,7 @@ from dev.bench.attacks import ADAPTIVE, PICTURE_ALONE
 from dev.bench.card import checkpoint, plan, tables
 from dev.bench.card.axes import Card, attack_shares, of_many
 from dev.bench.card.cells import TASKS, Cell
-from dev.bench.card.ways import OURS
+from dev.bench.card.ways import LOOK, OURS
 from dev.bench.report import figures_table, table
 from dev.console import say
 
@@ -68,8 +68,10 @@ def further_figures(model: str, attacked: dict, wordless: dict, many: dict) -> d
     """The figures of what there is besides prompts."""
     figures = {}
     if attacked:
-        adaptive = attack_shares(row for it in attacked.values() for row in it["rows"])[ADAPTIVE][OURS]
-        figures[f"{model}_adaptive_attack_erased"] = 1 - adaptive.mean if adaptive else None
+        adaptive = attack_shares(row for it in attacked.values() for row in it["rows"])[ADAPTIVE]
+        for name, way in (("erased", OURS), ("erased_second_look", LOOK)):
+            left = adaptive[way]
+            figures[f"{model}_adaptive_attack_{name}"] = 1 - left.mean if left else None
     if wordless:
         rows = [row for it in wordless.values() for row in it["rows"] if row["kind"] == PICTURE_ALONE]
         left = attack_shares(rows)[PICTURE_ALONE][OURS]

@@ -12,7 +12,7 @@ from unguide.unguide_ops.metrics.tables import overall
 from dev.bench.attacks import FOREIGN, MISSPELT
 from dev.bench.card import prompts as parts
 from dev.bench.card.seeing import shares
-from dev.bench.card.ways import BASE, LABELS, NAG_WAY, NEGATIVE, OURS
+from dev.bench.card.ways import BASE, EXCHANGED, LABELS, NAG_WAY, NEGATIVE, OURS, REPLACE, SWAP
 from dev.bench.gate_scores import auc
 
 Z = 1.96  # of a 95 % interval
@@ -120,6 +120,18 @@ class Card:
         rows = [row for row in self.rows_of(way, *of_parts) if fmean(self._base_row(row)["rest_right"]) >= DRAWS_IT]
         return Measured.share([it for row in rows for it in row["rest_right"]])
 
+    def rest_of_exchanged(self, way: str, *of_parts: str) -> float | None:
+        """What is right beside the class, in units of the base model's pictures with the words exchanged by hand.
+
+        Over prompts where most of those pictures are right.
+        """
+        by_hand = {(row["class"], row["text"]): fmean(row["rest_right"]) for row in self.rows_of(EXCHANGED, *of_parts)}
+        rows = [row for row in self.rows_of(way, *of_parts) if by_hand[row["class"], row["text"]] >= DRAWS_IT]
+        if not rows:
+            return None
+        right = sum(fmean(row["rest_right"]) for row in rows)
+        return right / sum(by_hand[row["class"], row["text"]] for row in rows)
+
     def identical(self, way: str) -> Measured | None:
         """The share of unrelated pictures that are the base's, bit for bit."""
         return Measured.share([float(it) for row in self.rows_of(way, *parts.UNRELATED) for it in row["identical"]])
@@ -165,6 +177,20 @@ class Card:
             return (Measured.share if measure in ("recognised", "unsure") else Measured.average)(together)
         return Measured.average(values)
 
+    def instead_of_own(self, way: str) -> float | None:
+        """How often the reference is seen, in units of the base's own pictures of it; of classes where it draws it."""
+        drawn = [it["instead"] for it in self.cells.values()
+                 if fmean(it["instead"]["reference"]["recognised"]) >= DRAWS_IT and way in it["instead"]]  # fmt: skip
+        if not drawn:
+            return None
+        own = sum(fmean(it["reference"]["recognised"]) for it in drawn)
+        return sum(fmean(it[way]["recognised"]) for it in drawn) / own
+
+    def pairs_missed(self) -> Measured | None:
+        """The share of pictures of the class and another thing that are not steered."""
+        rows = self.rows_of(OURS, parts.PAIR, parts.SECOND)
+        return Measured.share([1.0 - it for row in rows for it in row["steered"]])
+
     def calls(self, way: str, *of_parts: str) -> float:
         """Model calls per picture, mean over the parts' prompts."""
         return fmean(row["calls"] for row in self.rows_of(way, *of_parts))
@@ -194,6 +220,12 @@ class Card:
             "misses": self.misses(),
             "instead_recognised": self.instead(OURS, "recognised"),
             "rest_kept": self.rest(OURS, *parts.REST),
+            "rest_kept_blend": self.rest_of_exchanged(OURS, *parts.REST),
+            "rest_kept_swap": self.rest_of_exchanged(SWAP, *parts.REST),
+            "instead_recognised_blend": self.instead_of_own(OURS),
+            "instead_recognised_swap": self.instead_of_own(SWAP),
+            "instead_recognised_replace": self.instead_of_own(REPLACE),
+            "pairs_missed": self.pairs_missed(),
             "calls_unrelated": self.calls(OURS, parts.OTHER),
             "calls_erased": self.calls(OURS, parts.NAME),
         }

@@ -24,8 +24,18 @@ from unguide.unguide_ops.guidance.unguidance import unguide
 
 from dev.bench.attacks import SEED, Attack, attacks_without_words, soft_prompts_on
 from dev.bench.card import seeing
-from dev.bench.card.prompts import NAME, OTHER, REST, SYNONYM, CardPrompt, card_prompts, reference_of, words_of
-from dev.bench.card.ways import BASE, LABELS, Drawn, Request, WayDoesNotApplyError, Ways
+from dev.bench.card.prompts import (
+    NAME,
+    OTHER,
+    REST,
+    SYNONYM,
+    CardPrompt,
+    card_prompts,
+    exchanged,
+    reference_of,
+    words_of,
+)
+from dev.bench.card.ways import BASE, EXCHANGED, LABELS, Drawn, Request, WayDoesNotApplyError, Ways
 from dev.bench.gate_scores import of_texts, scores_along
 from dev.bench.report import as_floats, grid
 from dev.bench.sessions import Session, session_of
@@ -75,8 +85,8 @@ def draw_prompts(
 ) -> dict:
     """A worker's task: every prompt of a class by every way, or the ways `asked` and the prompts `of_parts`.
 
-    Returns `training`, `rows` (one a prompt and way: see `row_of`), `refused` (way -> why), and `instead` (way -> what
-    the erased pictures are like beside the base's own of the reference).
+    Returns `training`, `rows` (one a prompt and way, EXCHANGED among them: see `row_of`), `refused` (way -> why), and
+    `instead` (way -> what the erased pictures are like beside the base's own of the reference).
     """
     session, name = session_of(cell.model), cell.concept
     lora, training = trained_lora(session, name, folder)
@@ -98,6 +108,10 @@ def draw_prompts(
                 refused[way] = str(reason)
                 break
             rows.append(row_of(way, prompt, drawn[way, prompt.text], drawn[BASE, prompt.text]))
+    for prompt in prompts:
+        if prompt.part in REST:
+            pictures = session.draw(exchanged(prompt, name), number=cell.pictures)
+            rows.append(row_of(EXCHANGED, prompt, Drawn(pictures, 0.0), drawn[BASE, prompt.text]))
     reference, shown = reference_of(name)
     own = session.draw(reference, number=cell.pictures * 10)
     erased = [prompt.text for prompt in prompts if prompt.part in (NAME, SYNONYM)]

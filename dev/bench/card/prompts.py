@@ -24,6 +24,7 @@ NAME, SYNONYM, UNSEEN, VARIANT = "name", "synonym", "unseen word", "variant"
 SHORT, LONG, BELOW, ABOVE = "short description", "long description", "subclass", "superclass"
 OTHER, NEIGHBOUR, COMPOUND, CAPTION = "other class", "neighbour", "compound", "caption"
 BACKGROUND, COLOUR, SECOND, COUNT = "background", "colour", "second thing", "count"
+PAIR = "one of two classes"
 NAMES = (NAME, SYNONYM, UNSEEN, VARIANT)
 """The parts that name the class: a gate should find them."""
 UNRELATED = (OTHER, NEIGHBOUR, COMPOUND, CAPTION)
@@ -85,6 +86,7 @@ def _all(name: str, things: frozenset[str]) -> Iterator[CardPrompt]:
     )
     yield from (CardPrompt(COLOUR, f"a {it} {name}", name, it) for it in ("red", "blue"))
     yield from (CardPrompt(SECOND, f"{with_article(name)} and {with_article(it)}", name, it) for it in SECOND_THINGS)
+    yield from (CardPrompt(PAIR, text) for text, *both in read_words()["pairs"]["test"] if name in both)
     yield from (CardPrompt(COUNT, f"{it} {plural(name)}", name, number) for it, number in COUNTS.items())
 
 
@@ -103,6 +105,13 @@ def reference_of(name: str) -> tuple[str, str]:
     """The prompt of what is drawn in place of the class, and the thing that it names."""
     reference = concept_from(name, "", "", "", "").reference
     return reference, reference.split()[-1]
+
+
+def exchanged(prompt: CardPrompt, name: str) -> str:
+    """The prompt as one would write it without the class: its reference in place of the class's name."""
+    shown = reference_of(name)[1]
+    forms = ((plural(name), plural(shown)), (with_article(name), with_article(shown)), (name, shown))
+    return next(prompt.text.replace(*form) for form in forms if form[0] in prompt.text)
 
 
 def words_of(name: str) -> str:

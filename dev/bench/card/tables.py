@@ -96,6 +96,7 @@ def of_model(card: Card) -> Tables:
         ],
         "The rest of the prompt is right (of prompts for which the base is)": rows(
             {part: lambda way, part=part: card.rest(way, part) for part in parts.REST}
+            | {"with the words exchanged by hand: 1": lambda way: card.rest_of_exchanged(way, *parts.REST)}
         ),
         "Accuracies after MACE's protocol, on this model, means over the classes": [
             {"sampling": LABELS[way], **{head: f"{value:.3f}" for head, value in card.accuracies(way).items()}}
@@ -117,7 +118,7 @@ def gate_rows(card: Card) -> Iterator[dict]:
     yield {"measure": "names missed (where the base's picture shows the class)", "value": cell(card.misses())}
     for part in parts.UNRELATED:
         yield {"measure": f"false alarms: {part}", "value": cell(card.steered(part))}
-    for part in (*parts.NAMES, *parts.REST):
+    for part in (*parts.NAMES, *parts.REST, parts.PAIR):
         yield {"measure": f"steered: {part}", "value": cell(card.steered(part))}
     for words, share in card.false_alarms_by_word().items():
         yield {"measure": f"false alarm: {words}", "value": f"{share:.2f}"}

@@ -20,11 +20,19 @@ PAPER_SEEDS = 2  # of the probe; the paper takes 30
 NAG = {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 1.5}  # the node's defaults
 BASE, NEGATIVE, NAG_WAY, WEIGHT = "base", "negative", "nag", "weight"
 LORA, HALF, PAPER, OURS = "lora", "half", "paper", "ours"
+AWAY, SWAP, REPLACE, LOOK = "away", "swap", "replace", "look"
+EXCHANGED = "exchanged"  # stands for a way in rows: the base model, with the words exchanged by hand
 LABELS = {
     BASE: "base model", NEGATIVE: "negative prompt", NAG_WAY: "NAG", WEIGHT: "prompt weight -1", LORA: "LoRA alone",
-    HALF: "w = 0.5", PAPER: "as published", OURS: "UnGuidance",
+    HALF: "w = 0.5", PAPER: "as published", OURS: "UnGuidance", AWAY: "UnGuidance, w = -1", SWAP: "UnGuidance, swap",
+    REPLACE: "UnGuidance, replace", LOOK: "UnGuidance, second look",
 }  # fmt: skip
 """Every way, and its name in tables."""
+GATED = {
+    OURS: SteeringConfig(), AWAY: SteeringConfig(w_erased=-1.0), SWAP: SteeringConfig(instead="swap"),
+    REPLACE: SteeringConfig(instead="replace"), LOOK: SteeringConfig(second_look=True),
+}  # fmt: skip
+"""UnGuidance with its gate: the defaults, and with one thing changed."""
 
 
 class WayDoesNotApplyError(Exception):
@@ -100,7 +108,7 @@ class Ways:
                 ["asked"], seeds=PAPER_SEEDS, width=SIZE, height=SIZE, cfg=self.session.cfg,
             )  # fmt: skip
             w, probed = weights["asked"], evaluations / len(request.latent["samples"])
-        config = SteeringConfig() if way == OURS else SteeringConfig(w=w, **AS_PUBLISHED)
+        config = GATED.get(way) or SteeringConfig(w=w, **AS_PUBLISHED)
         return unguide(base, self.lora, config, reports.append), {}, probed
 
 
