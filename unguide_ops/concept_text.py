@@ -27,7 +27,7 @@ RIDGE = 1.0
 """See `concept_directions`. Higher than in training: here the directions are to respond to names never seen as well."""
 
 MOST_NAMES = 16  # of the concept; evenly picked
-MOST_PRESERVED = 64
+MOST_PRESERVED, MOST_UNRELATED = 32, 80
 MOST_ROWS = 20_000  # tokens of prompts that do not mean the concept; language models' are wide
 
 
@@ -80,7 +80,7 @@ class ConceptText:
         reference = encode(concept.reference)
         if any(it.is_floating_point() and it.ndim > 3 for it in reference.values()):
             return None
-        kept = [*evenly_picked(concept.retained, MOST_PRESERVED), *unrelated]
+        kept = [*evenly_picked(concept.retained, MOST_PRESERVED), *evenly_picked(tuple(unrelated), MOST_UNRELATED)]
         preserved = [reference, *map(encode, kept)]
         maps = {}
         for key, value in reference.items():
@@ -91,6 +91,21 @@ class ConceptText:
         responses = [linear(_rows(it[TOKENS]), maps[TOKENS].directions) for it in names]
         strongest = torch.stack([it[it.norm(dim=1).argmax()] for it in responses])
         return cls(maps, strongest / strongest.square().sum(1, keepdim=True), reference)
+
+    def swapped(self, encoded: Mapping[str, object]) -> dict[str, torch.Tensor] | None:
+        """The parts of an encoded prompt that change, with the reference in the concept's place.
+
+        None for another encoder's: if there are no tokens, or a part has another width.
+        """
+        parts = {key: encoded.get(key) for key in self.maps}
+        fitting = {
+            key: it
+            for key, it in parts.items()
+            if isinstance(it, torch.Tensor) and it.shape[-1] == self.maps[key].directions.shape[1]
+        }
+        if TOKENS not in fitting or any(it is not None and key not in fitting for key, it in parts.items()):
+            return None
+        return {key: self.maps[key].swapped(it) for key, it in fitting.items()}
 
     def response(self, tokens: object) -> torch.Tensor | None:
         """How plainly encoded prompts [B, tokens, width] name the concept: 1 as the names it knows, 0 not at all. [B].

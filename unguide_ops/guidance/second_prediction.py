@@ -43,15 +43,14 @@ def _changed(text: ConceptText, instead: str, entry: dict, only_one: bool) -> di
     A prompt that still names the concept after the swap is replaced as well. Of several prompts, only those that name
     the concept are replaced.
     """
-    response = text.response(entry.get(TOKENS))
-    if response is None:
+    response, swapped = text.response(entry.get(TOKENS)), text.swapped(entry)
+    if response is None or swapped is None:
         raise ValueError(
             f"`instead` is {instead!r}, but a prompt of this run has no text that this LoRA can read: it was encoded "
             f"for another model, or by a node of its own. Set `instead` to {BLEND!r}."
         )
     if instead == REPLACE:
         return _replaced(text, entry) if only_one or response.max() > HIGHEST_THRESHOLD else entry
-    swapped = {key: it.swapped(entry[key]) for key, it in text.maps.items() if entry.get(key) is not None}
     remaining = text.response(swapped[TOKENS])
     if remaining is not None and remaining.max() > HIGHEST_THRESHOLD:
         return _replaced(text, entry)
