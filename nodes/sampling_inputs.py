@@ -115,6 +115,11 @@ def steering_inputs() -> list:
                 "gate left alone, for one model call. Against prompts that a program has found to deceive the gate: "
                 "if the picture becomes the concept, sampling begins again with the reference prompt.",
             ),
+            io.Boolean.Input(
+                "check_picture", default=SteeringConfig.check_picture,
+                tooltip="For image to image and inpainting, where no word may name the concept: look first at the "
+                "picture that sampling starts from, for eight model calls. An error says so if it shows the concept.",
+            ),
             io.Combo.Input(
                 "instead", options=list(INSTEAD), default=SteeringConfig.instead,
                 tooltip="What is drawn in the concept's place. blend: what the LoRA predicts. swap: what the base "

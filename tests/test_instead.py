@@ -125,7 +125,7 @@ def test_the_concept_does_not_come_back_by_an_area_of_the_negative_prompt(model,
 def test_a_lora_that_knows_no_reference_is_refused_with_what_to_do(model, trained, draw):
     without = dataclasses.replace(trained, text=None)
     for instead in ("swap", "replace"):
-        with pytest.raises(ValueError, match="Put UnGuide Calibrate after it, or set `instead` to 'blend'"):
+        with pytest.raises(ValueError, match="Put UnGuide Calibrate after it, or leave `instead`"):
             draw(steered(model, without, instead=instead)[0], CAT)
 
 
@@ -149,7 +149,8 @@ def test_both_votes_make_the_score_and_words_among_many_are_heard(model, trained
     draw(guided, "a deer in the street and a cat and a house")
     decision = reports[0].decisions[0].decision
     prediction, words = decision.votes
-    assert words > 0.8 > prediction and decision.score == pytest.approx((prediction + words) / 2) and decision.erased
+    assert words > 0.8 > prediction > 0 and decision.score == pytest.approx((prediction * words) ** 0.5)
+    assert decision.erased
 
 
 def test_without_readable_words_the_prediction_votes_alone_and_the_report_says_so(model, trained, draw):
@@ -189,3 +190,25 @@ def test_a_second_look_needs_a_negative_prediction_and_says_so(model, clip, trai
     latent, prompts = {"samples": torch.zeros(1, 24, 8, 8)}, (host.encode(clip, DOG), host.encode(clip, ""))
     host.ksample(guided, 3, 6, 1.0, "euler", "normal", *prompts, latent, 1.0)
     assert any("There was no second look" in it for it in reports[0].warnings)
+
+
+# --- pictures without words
+
+
+def test_a_given_picture_of_the_concept_stops_the_run_and_others_are_as_without(model, clip, trained, draw):
+    pictures = {prompt: draw(model, prompt) for prompt in (CAT, DOG, FOREST)}
+    empty = host.encode(clip, "")
+
+    def redraw(of, latent):
+        return host.ksample(of, 5, 6, 7.5, "euler", "normal", empty, empty, {"samples": latent}, 0.7)["samples"]
+
+    for settings in ({}, {"w": 0.0}):
+        guided, without = (steered(model, trained, check_picture=it, **settings)[0] for it in (True, False))
+        with pytest.raises(ValueError, match="Picture 1 of those that this run starts from shows the concept"):
+            redraw(guided, pictures[CAT])
+        for prompt in (DOG, FOREST):
+            assert torch.equal(redraw(guided, pictures[prompt]), redraw(without, pictures[prompt]))
+    counter, guided = host.EvaluationCounter(), steered(model, trained, check_picture=True)[0]
+    assert torch.equal(draw(counter.count_on(guided), DOG), draw(model, DOG)) and counter.count == 2 * (6 * 2 + 3)
+    redraw(counter.count_on(guided), pictures[DOG])
+    assert counter.count == 2 * (6 * 2 + 3) + 2 * (6 * 2 + 3 + 8)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import linear
 
-from .concept import Concept, evenly_picked
+from .concept import EMPTY_PROMPT, Concept, evenly_picked
 from .lora.initialisation import closed_form_up, concept_directions
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ class ConceptText:
     maps: by the keys of an encoded prompt, a `TextMap` of its tokens, and of its pooled vector if there is one.
     names: [names, rank], fp32: for each name of the concept, the row whose product with a token's directions is the
         token's response in units of that name's own.
-    reference: the encoded reference prompt.
+    reference, empty: the encoded reference prompt, and the empty one.
     """
 
     maps: Mapping[str, TextMap]
     names: torch.Tensor
     reference: Encoded
+    empty: Encoded
 
     @classmethod
     def of(cls, concept: Concept, encode: Callable[[str], Encoded], unrelated: Sequence[str]) -> ConceptText | None:
@@ -90,7 +91,7 @@ class ConceptText:
                 maps[key] = TextMap.fitted([_rows(it[key]) for it in names], _rows(value), rows)
         responses = [linear(_rows(it[TOKENS]), maps[TOKENS].directions) for it in names]
         strongest = torch.stack([it[it.norm(dim=1).argmax()] for it in responses])
-        return cls(maps, strongest / strongest.square().sum(1, keepdim=True), reference)
+        return cls(maps, strongest / strongest.square().sum(1, keepdim=True), reference, encode(EMPTY_PROMPT))
 
     def swapped(self, encoded: Mapping[str, object]) -> dict[str, torch.Tensor] | None:
         """The parts of an encoded prompt that change, with the reference in the concept's place.
@@ -130,12 +131,17 @@ class ConceptText:
             for key, it in self.maps.items()
             for name, tensor in (("directions", it.directions), ("change", it.change))
         }
-        return {"names": self.names, **of_maps, **{f"reference.{key}": it for key, it in self.reference.items()}}
+        prompts = {"reference": self.reference, "empty": self.empty}
+        encoded = {f"{name}.{key}": it for name, prompt in prompts.items() for key, it in prompt.items()}
+        return {"names": self.names, **of_maps, **encoded}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> ConceptText:
         """The inverse of `tensors`. Raises ValueError if they do not fit together."""
-        reference = {key.removeprefix("reference."): it for key, it in tensors.items() if key.startswith("reference.")}
+        reference, empty = (
+            {key.removeprefix(prefix): it for key, it in tensors.items() if key.startswith(prefix)}
+            for prefix in ("reference.", "empty.")
+        )
         keys = [key.removesuffix(".directions") for key in tensors if key.endswith(".directions")]
         try:
             maps = {key: TextMap(tensors[f"{key}.directions"], tensors[f"{key}.change"]) for key in keys}
@@ -150,7 +156,7 @@ class ConceptText:
                 raise ValueError("a part of it is not in single precision")
         except KeyError as error:
             raise ValueError(f"{error} is missing") from None
-        return cls(maps, names, reference)
+        return cls(maps, names, reference, empty)
 
 
 def stretched(rows: torch.Tensor, number: int) -> torch.Tensor:

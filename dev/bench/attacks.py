@@ -39,6 +39,7 @@ ITERATIONS, BATCH, LEARNING_RATE = 200, 8, 0.1
 SHOWN = 16  # pictures of the class from which a soft prompt is made
 NOISES = 4  # per iteration, under which the gate's score is kept low
 ALLOWED_SHARE = 0.9  # of the gate's threshold
+LEAST_VOTE = 1e-4  # so that the score has a gradient
 SCORE_WEIGHT = 10.0  # of a score beyond that, in the loss
 
 
@@ -171,7 +172,7 @@ def soft_prompt(session: Session, latents: torch.Tensor, lora, kind: str) -> lis
             with adapter.on():
                 changed = predict(x, sigmas)
                 votes = scores.response(base, changed, base_target, live.row_predictions(x, sigmas, targets).detach())
-            return (votes + lora.text.response(text())) / 2
+            return (votes.clamp_min(LEAST_VOTE) * lora.text.response(text()).clamp_min(LEAST_VOTE)).sqrt()
 
         with adapter.attached(live.diffusion_model):
             for _ in range(ITERATIONS):

@@ -260,6 +260,7 @@ def _unpack_text(text: str) -> ConceptText | None:
     except ValueError as error:
         raise ValueError(f"its text cannot be read: {printable(error, 300)}") from None
     _check_prompt(concept_text.reference, "reference prompt")
+    _check_prompt(concept_text.empty, "empty prompt")
     return concept_text
 
 

@@ -18,7 +18,7 @@ VERSION = 1
 MOST_SCORES = 1000  # in a group
 HIGHEST_SCORE = 1e6  # the target prompt's is 1
 LARGEST_SIDE = 2**16  # pixels
-HIGHEST_THRESHOLD = 0.28
+HIGHEST_THRESHOLD = 0.25
 """Of the way from the unrelated prompts' mean to that of the concept's names; chosen on the `choose` words of the
 benchmark."""
 
@@ -63,9 +63,9 @@ class LevelScores(KnownScores):
 class Calibration(BaseModel):
     """The scores at several noise levels, the highest level first, and what these scores depend on.
 
-    A prompt's score is the mean of two votes: how much of the LoRA's change under the target prompt it makes in the
-    model's prediction (`scores.response`), and how plainly its words name the concept (`ConceptText.response`). Where
-    the words cannot be read, the prediction votes alone, and has a threshold of its own.
+    A prompt's score is the geometric mean of two votes (`scores.fused`): how much of the LoRA's change under the target
+    prompt it makes in the model's prediction (`scores.response`), and how plainly its words name the concept
+    (`ConceptText.response`). Where the words cannot be read, the prediction votes alone, with a threshold of its own.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -15,8 +15,8 @@ MODES = (CALIBRATED, PAPER)
 class GateDecision:
     """A prompt's score, the threshold it is compared with, and the probability that it means the concept.
 
-    The probability is None if it is unknown. `votes`: the scores of the prediction and of the words, whose mean the
-    score is; None for one that was not made. Raises ValueError for a score or threshold that is NaN or infinite: every
+    The probability is None if it is unknown. `votes`: those of the prediction and of the words, from which the score
+    follows; None for one that was not made. Raises ValueError for a score or threshold that is NaN or infinite: every
     comparison with NaN is false, so that every prompt would pass as unrelated.
     """
 
@@ -49,7 +49,7 @@ class GateDecision:
         prediction, words = self.votes
         both = "" if words is None or prediction is None else f", and its words name it to {words:.0%}"
         change = self.score if prediction is None else prediction
-        together = f"on average {self.score:.0%}, and " if both else ""
+        together = f"together {self.score:.0%}, and " if both else ""
         return (f"{self.outcome}. The LoRA changes it {change:.0%} as much as its target{both}: {together}from "
                 f"{self.threshold:.0%} on it counts as the concept.")  # fmt: skip
 

@@ -6,6 +6,8 @@ c* the target prompt; predictions are [B, ...], scores [B].
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..lora.effect import LEAST_EFFECT
@@ -17,12 +19,12 @@ NOT_FINITE = (
 
 
 def fused(prediction: float, words: float | None) -> float:
-    """The score of a prompt: the mean of the votes of the prediction (`response`) and of its words, or the first alone.
+    """The score of a prompt: the geometric mean of the votes of the prediction (`response`) and of its words.
 
-    Where one is sure and the other is not, as for a word among many or for a name never seen, the mean is still high;
-    what only one of them takes for the concept, by chance, it lowers.
+    Where one is sure and the other is not, as for a word among many or for a name never seen, it is still high; where
+    one sees nothing of the concept, it is 0. Without a vote of the words it is the prediction's.
     """
-    return prediction if words is None else (prediction + words) / 2
+    return prediction if words is None else math.sqrt(max(prediction, 0.0) * max(words, 0.0))
 
 
 def guidance_response(base: torch.Tensor, base_negative: torch.Tensor, base_target: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ class SteeringConfig:
     false_positive_rate: float = ProbeConfig.false_positive_rate
     softness: float = 0.0  # see `blend.soft_w`
     second_look: bool = False  # see `ConceptSteering.look_again`
+    check_picture: bool = False  # see `given_picture`
     restart: bool = False  # begin again after the gate's steps, if they have found the concept
     lora_branch: str = COND_ONLY  # of classifier-free guidance: the predictions that are blended
     eta: float = 0.0  # see `blend.blend`

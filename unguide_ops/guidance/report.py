@@ -54,6 +54,7 @@ class SamplingReport:
     lora_steps: list[int] = field(default_factory=list)  # the steps with predictions of the LoRA
     evaluations: int = 0  # model calls of the run
     plain_evaluations: int = 0  # model calls that plain sampling would have made
+    has_checked_picture: bool = False  # that the run starts from
     path: str = ""  # how the LoRA acts on the model, in words
 
     def report(self) -> dict:

@@ -12,8 +12,10 @@ from functools import partial
 from .. import host
 from ..concept_lora import ConceptLoRA
 from ..concept_text import TOKENS, ConceptText
-from ..gate.calibration import HIGHEST_THRESHOLD
-from .config import BLEND, REPLACE
+from .config import BLEND, SWAP
+
+NAMES_IT = 0.5
+"""Of several prompts of a run, those name the concept whose words respond as much, or more than all the others do."""
 
 
 def add_prompts(run: host.SamplingRun, name: str, lora: ConceptLoRA, instead: str, whatever_they_say: bool) -> str:
@@ -22,41 +24,57 @@ def add_prompts(run: host.SamplingRun, name: str, lora: ConceptLoRA, instead: st
     `whatever_they_say`: every prompt is replaced by the reference, as none of the words can be trusted. Raises
     ValueError if the LoRA does not know its reference, or a prompt has no text to change.
     """
-    text = lora.text
-    if whatever_they_say and text is not None:
-        run.add_changed_prompts(name, lambda entry, _: _replaced(text, entry))
+    known = lora.text
+    if whatever_they_say and known is not None:
+        run.add_changed_prompts(name, lambda entry: _replaced(known, entry))
         return name
     if instead == BLEND:
         return ""
-    if text is None:
-        raise ValueError(
-            f"`instead` is {instead!r}, but this LoRA does not know what its reference looks like in encoded prompts. "
-            f"Put UnGuide Calibrate after it, or set `instead` to {BLEND!r}."
-        )
-    run.add_changed_prompts(name, partial(_changed, text, instead))
+    text = text_of_concept(lora, "instead")
+    named = min(NAMES_IT, max((_response(text, entry) for entry in run.positive_entries), default=NAMES_IT))
+
+    def changed(entry: dict) -> dict:
+        return _replaced(text, entry) if _response(text, entry) >= named else entry
+
+    run.add_changed_prompts(name, partial(_swapped, text) if instead == SWAP else changed)
     return name
 
 
-def _changed(text: ConceptText, instead: str, entry: dict, only_one: bool) -> dict:
-    """A prompt's entry with the concept swapped for the reference, or replaced by the reference prompt.
-
-    A prompt that still names the concept after the swap is replaced as well. Of several prompts, only those that name
-    the concept are replaced.
-    """
-    response, swapped = text.response(entry.get(TOKENS)), text.swapped(entry)
-    if response is None or swapped is None:
+def text_of_concept(lora: ConceptLoRA, setting: str) -> ConceptText:
+    """What the LoRA knows of its concept's text. Raises ValueError, naming the setting that needs it, if nothing."""
+    if lora.text is None:
         raise ValueError(
-            f"`instead` is {instead!r}, but a prompt of this run has no text that this LoRA can read: it was encoded "
-            f"for another model, or by a node of its own. Set `instead` to {BLEND!r}."
+            f"`{setting}` needs what the concept looks like in encoded prompts, which this LoRA does not know. Put "
+            f"UnGuide Calibrate after it, or leave `{setting}` at its default."
         )
-    if instead == REPLACE:
-        return _replaced(text, entry) if only_one or response.max() > HIGHEST_THRESHOLD else entry
-    remaining = text.response(swapped[TOKENS])
-    if remaining is not None and remaining.max() > HIGHEST_THRESHOLD:
-        return _replaced(text, entry)
-    return {**entry, **swapped}
+    return lora.text
+
+
+def _response(text: ConceptText, entry: dict) -> float:
+    """How plainly a prompt names the concept, in the picture where it does most. Raises ValueError without a text."""
+    response = text.response(entry.get(TOKENS))
+    if response is None:
+        raise _no_text_error()
+    return response.max().item()
+
+
+def _swapped(text: ConceptText, entry: dict) -> dict:
+    """A prompt's entry with the reference in the concept's place; the reference prompt, if that still names it."""
+    swapped = text.swapped(entry)
+    if swapped is None:
+        raise _no_text_error()
+    changed = {**entry, **swapped}
+    return _replaced(text, entry) if _response(text, changed) >= NAMES_IT else changed
+
+
+def _no_text_error() -> ValueError:
+    return ValueError(
+        f"A prompt of this run has no text that this LoRA can read: it was encoded for another model, or by a node of "
+        f"its own. Set `instead` to {BLEND!r}."
+    )
 
 
 def _replaced(text: ConceptText, entry: dict) -> dict:
+    """A prompt's entry with the text of the reference prompt."""
     ((tokens, extras),) = host.unpack_conditioning(text.reference)
     return {**entry, **extras, TOKENS: tokens}

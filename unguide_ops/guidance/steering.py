@@ -1,47 +1,32 @@
-"""One concept LoRA in one sampling run: the gate decides on each picture at the first steps, and pictures whose prompt
-touches the concept are steered away from it.
-"""
+"""One concept LoRA in one sampling run: pictures whose prompt touches the concept are steered away from it."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from math import isfinite
-from statistics import fmean
 
 import torch
 
 from .. import host
 from ..concept_lora import ConceptLoRA
-from ..concept_text import TOKENS
 from ..gate.probe import calibration_of
 from ..gate.probe_trajectory import TARGET_PROMPT
-from ..gate.scores import guidance_response, response
 from ..lora.adapter import LoRAAdapter
 from ..lora.effect import LEAST_EFFECT, NoEffectError, rows_differ
-from .blend import blend, soft_w
+from . import given_picture, second_look
+from .blend import blend
 from .config import BLEND, COND_AND_UNCOND, COND_ONLY, REPLACE, SWAP, SteeringConfig
+from .gate_in_run import ALWAYS_ERASE, GateInRun
 from .report import (
     PictureDecision,
     SamplingReport,
-    decide_in_doubt,
     idle_layers_warning,
     unchanged_weights_warning,
 )
-from .second_prediction import add_prompts
+from .second_prediction import add_prompts, text_of_concept
 
 Predictions = Sequence[torch.Tensor | None]
 """x0 [B, ...] for each cond of a call, None for conds without a prediction."""
-
-HALF_PRECISION_ERROR = 1e-2
-"""How much equal encoded prompts differ, as a share of their norm, if one of them was kept in half precision."""
-
-SECOND_LOOK_AT, SECOND_LOOK_THRESHOLD = 0.3, 0.45
-"""The share of the run after which a second look is taken, and the score from which a picture becomes the concept."""
-
-ALWAYS_ERASE = "set `gate` to 'always erase'"
-"""What users can do if the gate cannot decide."""
 
 
 class ConceptSteering:
@@ -61,11 +46,8 @@ class ConceptSteering:
         """
         self.run, self.adapter, self.lora, self.config = run, adapter, lora, config
         self.report = run.across_restarts.setdefault(adapter, SamplingReport())  # holds the decisions after a restart
-        self._scores: dict[float, list[float]] = {}  # noise level -> a vote of the prediction per picture
-        self._words: list[float] | None = None  # a vote of the words per picture, None if they cannot be read
-        self._pictures_by_prompt: list[list[int]] = []  # the indices of pictures that share all their prompts
-        self._doubt = ""  # why the scores mean nothing in this run, if they do not
         self._target_name = f"{TARGET_PROMPT} {id(self)}"
+        self._gate = GateInRun(run, adapter, lora, config, self._target_name)
         self._seen_again = any(it.second_look is not None for it in self.report.decisions)
         name = f"changed prompts {id(self)}"
         self._changed = add_prompts(run, name, lora, config.instead, self._seen_again)
@@ -74,8 +56,12 @@ class ConceptSteering:
         self._has_effect = False  # whether the LoRA has been seen to change a prediction
         if fixed_decision is not None:
             self.report.decisions = [fixed_decision] * run.batch_size
-        if self.undecided or not self._has_looked:
+        self._has_checked = not config.check_picture or self.report.has_checked_picture
+        if self.undecided or not self._has_looked or not self._has_checked:
             run.add_prompt(self._target_name, host.unpack_conditioning(lora.target_prompt))
+        if not self._has_checked:
+            self._empty_name = f"empty prompt {id(self)}"
+            run.add_prompt(self._empty_name, host.unpack_conditioning(text_of_concept(lora, "check_picture").empty))
         if self.undecided:
             if config.gate_steps > run.steps:
                 raise ValueError(
@@ -99,118 +85,46 @@ class ConceptSteering:
         return weights
 
     def measure_gate(self, call: host.PredictionCall, base: list[torch.Tensor]) -> None:
-        """Score the call's prompts, once at each noise level, and decide after `gate_steps` levels.
+        """Let the gate score the call's prompts, and take its decisions once it has made them.
 
-        `base` is the base's x0 for each cond. If several prompts make a picture, the highest of their scores counts.
-        The words vote at each level anew, as another prompt may have its time there.
+        Raises RestartRun if the run is to begin again with these decisions.
         """
-        prompts = call.prompts()
-        if not prompts or call.sigma in self._scores:
+        if not self._gate.measure(call, base):
             return
-        targets: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # predictions of base and LoRA, by cond
-        scores = []
-        for prompt in prompts:
-            # other packs may count conds: predict for the target in the place of the same cond
-            index = prompt.cond_index if call.has_other_packs else prompts[0].cond_index
-            if index not in targets:
-                targets[index] = (
-                    call.predict_instead(index, self._target_name),
-                    call.predict_instead(index, self._target_name, self.adapter.on),
-                )
-            if prompt.is_whole_cond:
-                base_x0 = base[prompt.cond_index]
-            else:
-                base_x0 = call.predict_instead(prompt.cond_index, prompt.cond)
-            lora_x0 = call.predict_instead(prompt.cond_index, prompt.cond, self.adapter.on)
-            self._doubt = self._doubt or self._replaced_text_doubt(prompt, base_x0, targets[index][0])
-            scores.append(response(base_x0, lora_x0, *targets[index]))
         self._record_step(call)
-        self._words = self._votes_of_words(prompts, len(call.x))
-        if any(prompt.has_hooked_parts for prompt in prompts):
-            self._pictures_by_prompt = [[row] for row in call.rows]
-        else:
-            texts = [text for text in (prompt.text(len(call.x)) for prompt in prompts) if text is not None]
-            self._pictures_by_prompt = pictures_by_prompt(texts, len(call.x))
-        self._scores[call.sigma] = torch.stack(scores).amax(0).tolist()
-        if len(self._scores) == self.config.gate_steps:
-            self._decide()
-
-    def _votes_of_words(self, prompts: Sequence[host.Prompt], pictures: int) -> list[float] | None:
-        """How plainly the words of each picture's prompts name the concept; None if one cannot be read."""
-        if self.lora.text is None or any(prompt.has_hooked_parts for prompt in prompts):
-            return None
-        responses = [self.lora.text.response(prompt.cond[0].get(TOKENS)) for prompt in prompts]
-        if any(it is None for it in responses):
-            return None
-        of_pictures = [host.repeated(it, pictures) for it in responses if it is not None]
-        return torch.stack(of_pictures).amax(0).tolist()
-
-    def _replaced_text_doubt(self, prompt: host.Prompt, base: torch.Tensor, base_target: torch.Tensor) -> str:
-        """Why the scores mean nothing: the base predicts the same for two different texts. "" if it does not."""
-        text, target_text = prompt.text(len(base)), host.text_of(self.run.guider.conds[self._target_name], len(base))
-        if text is None or target_text is None:
-            return ""
-        if not (rows_differ(text, target_text, HALF_PRECISION_ERROR) & ~rows_differ(base, base_target)).any():
-            return ""
-        return (
-            f"The gate cannot decide: something else on this MODEL puts its own text in place of every prompt's, "
-            f"including the LoRA's target prompt (as regional prompts attached to the MODEL do), so no prompt can be "
-            f"compared with the target. Give the prompts as conditioning, with areas or masks, or {ALWAYS_ERASE}."
-        )
-
-    def _decide(self) -> None:
-        """Decide on each picture. Those that share a prompt share the decision, made on the mean of their scores.
-
-        Pictures with a score that is NaN or infinite are decided separately. Raises RestartRun if the run is to begin
-        again with these decisions.
-        """
-        decisions: dict[int, PictureDecision] = {}
-        for pictures in self._pictures_by_prompt:
-            finite = [i for i in pictures if all(isfinite(scores[i]) for scores in self._scores.values())]
-            for group in (finite, *([i] for i in pictures if i not in finite)):
-                if group:
-                    means = {sigma: fmean(scores[i] for i in group) for sigma, scores in self._scores.items()}
-                    words = None if self._words is None else fmean(self._words[i] for i in group)
-                    decisions |= dict.fromkeys(group, self._decision_on(means, words))
-        self.report.decisions = [decisions[i] for i in sorted(decisions)]
+        if not self._gate.is_complete:
+            return
+        self.report.decisions = self._gate.decisions()
         is_steered = any(it.w != self.config.w_unrelated for it in self.report.decisions)
         if self.config.restart and self.config.gate_steps > 1 and is_steered:
             raise host.RestartRun
 
-    def _decision_on(self, scores: Mapping[float, float], words: float | None) -> PictureDecision:
-        """The decision on votes of the prediction by noise level, and one of the words."""
-        try:
-            if self._doubt:
-                raise ValueError(self._doubt)
-            decision = calibration_of(self.lora, ALWAYS_ERASE).decide(scores, self.config.false_positive_rate, words)
-        except ValueError as error:
-            return decide_in_doubt(self.config, str(error))
-        w = soft_w(decision.margin, self.config.softness, self.config.w_erased, self.config.w_unrelated)
-        return PictureDecision(w, decision)
+    def check_picture(self, call: host.PredictionCall) -> None:
+        """Once, before the run's first prediction counts, check the picture that it starts from, if asked for.
+
+        Raises ValueError if it shows the concept.
+        """
+        if not self._has_checked:
+            self._has_checked = self.report.has_checked_picture = True
+            given_picture.check(given_picture.explained_by_target(call, self._target_name, self._empty_name))
 
     def look_again(self, call: host.PredictionCall, base: list[torch.Tensor]) -> None:
-        """Once, at SECOND_LOOK_AT of the run, ask the base model what pictures become that the gate left to it.
+        """Once, if asked for, take a second look at the pictures that the gate left to the base model.
 
-        A prompt made by gradient descent can deceive LoRA and gate, but it must still draw the concept. Raises
-        RestartRun if it does: the run begins again, with the reference in place of every prompt, as the LoRA may be
-        deceived too. `base` is the base's x0 for each cond.
+        Raises RestartRun if one becomes the concept: the run begins again with the reference in place of every prompt,
+        as the LoRA may be deceived like the gate. `base` is the base's x0 for each cond.
         """
-        if self._has_looked or self.undecided or call.step < SECOND_LOOK_AT * self.run.steps:
+        if self._has_looked or self.undecided or call.step < second_look.AT * self.run.steps:
             return
-        positive, negative = call.positive_and_negative()
-        if positive is None:
+        scores = second_look.scores(call, base, self._target_name)
+        if scores is None:
             return
         self._has_looked = True
-        if negative is None:
+        if not scores:
             self.report.warnings.append("There was no second look: this run predicts nothing for a negative prompt.")
             return
-        target = call.predict_instead(positive, self._target_name)
         self._record_step(call)
-        scores = guidance_response(base[positive], base[negative], target).tolist()
-        decisions = list(self.report.decisions)
-        for i, (decision, score) in enumerate(zip(decisions, scores, strict=True)):
-            if decision.w == self.config.w_unrelated and not score <= SECOND_LOOK_THRESHOLD:
-                decisions[i] = dataclasses.replace(decision, w=self.config.w_erased, second_look=score)
+        decisions = second_look.revised(self.report.decisions, scores, self.config)
         if decisions != self.report.decisions:
             self.report.decisions = decisions
             raise host.RestartRun
@@ -350,12 +264,3 @@ def _differ(base: Predictions, lora: Predictions, rows: Sequence[int], share: fl
     """Whether the predictions of any of these rows differ by more than this share of their norm."""
     pairs = ((b, e) for b, e in zip(base, lora, strict=True) if b is not None and e is not None)
     return any(bool(rows_differ(b[rows], e[rows], share).any()) for b, e in pairs)
-
-
-def pictures_by_prompt(texts: Sequence[torch.Tensor], pictures: int) -> list[list[int]]:
-    """The indices of so many pictures, grouped by equal rows in all texts [pictures, ...]."""
-    groups: dict[tuple, list[int]] = {}
-    text_ids = [torch.unique(text.flatten(1), dim=0, return_inverse=True)[1].tolist() for text in texts]
-    for picture in range(pictures):
-        groups.setdefault(tuple(ids[picture] for ids in text_ids), []).append(picture)
-    return list(groups.values())

@@ -16,8 +16,9 @@ from ..lora.adapter import LoRAAdapter
 from ..model_adapter import adapter_for
 from .blend import combine
 from .config import INSTEAD, LORA_BRANCHES, ON_DOUBT, SteeringConfig
+from .gate_in_run import ALWAYS_ERASE
 from .report import PictureDecision, SamplingReport, decide_in_doubt
-from .steering import ALWAYS_ERASE, ConceptSteering
+from .steering import ConceptSteering
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ def _predict(
 
     Both are the same list if nothing is steered.
     """
+    for steering in steerings:
+        steering.check_picture(call)
     if len(steerings) == 1 and steerings[0].can_predict_second_only(call):
         return [], steerings[0].predict_second_only(call)
     base = call.predict()

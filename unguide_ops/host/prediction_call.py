@@ -212,6 +212,17 @@ class PredictionCall:
         with self._pack_state.restored(self._initial_state), within():
             return self._predict(conds, self.x, self._timestep)[cond_index]
 
+    def predict_at(self, x: torch.Tensor, sigma: float, prompt: str) -> torch.Tensor:
+        """x0 of other latents [B, ...] at another noise level, for a prompt of the run by its name.
+
+        It changes no state of other packs.
+        """
+        index = next(i for i, cond in enumerate(self._conds) if cond)
+        conds: list[Cond | None] = list(self._conds) if self.has_other_packs else [None] * len(self._conds)
+        conds[index] = self.run.guider.conds[prompt]
+        with self._pack_state.restored(self._pack_state.snapshot()):
+            return self._predict(conds, x, torch.full_like(self._timestep, sigma))[index]
+
     def prompts(self) -> list[Prompt]:
         """The call's positive prompts one by one, wherever in the picture and whenever in the run they count.
 

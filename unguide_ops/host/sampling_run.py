@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.hooks
 import comfy.sampler_helpers
+import comfy.samplers
 import torch
 
 from .evaluation_counter import EvaluationCounter
@@ -22,6 +23,9 @@ NEGATIVE_NAMES = re.compile(r"neg|uncond|null|empty|avoid|unwanted", re.IGNORECA
 "uncond"). All other prompts are positive, and the gate decides on them."""
 
 
+SCHEDULE = 100  # steps of the schedule from which `noisy_picture` takes its noise level
+
+
 class RestartRun(Exception):  # noqa: N818 # not an error
     """Raised in a prediction to begin the sampling run again from the same noise."""
 
@@ -32,9 +36,9 @@ class SamplingRun:
     `batch_size` is the number of pictures, `positive_ids` and `negative_ids` are the uuids of its prompts' entries.
     """
 
-    def __init__(self, guider: Any, noise: torch.Tensor, sigmas: torch.Tensor):
-        """Of a guider of the host that samples from noise [B, ...] at these noise levels [steps + 1]."""
-        self.guider, self.noise = guider, noise
+    def __init__(self, guider: Any, noise: torch.Tensor, latent_image: torch.Tensor, sigmas: torch.Tensor):
+        """Of a guider of the host that samples from noise and a latent image [B, ...] at noise levels [steps + 1]."""
+        self.guider, self.noise, self.latent_image = guider, noise, latent_image
         self.replaced_forwards = replaced_forwards(guider.model_patcher.model.diffusion_model)
         self.batch_size = len(noise)
         # the host gives each entry of a prompt its uuid; for areas it adds entries to all prompts, behind their own,
@@ -57,6 +61,21 @@ class SamplingRun:
         self.pack_states: dict[Any, Snapshot] = {}  # other packs' state after the last prediction of each series
         self.initial_pack_state: Snapshot | None = None  # other packs' state before the first prediction
         self._step = 0
+
+    def noisy_picture(self, share: float, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """The latent image as the model has it, it with noise [B, ...], and the noise level; None if it is empty.
+
+        `share`: of a DDIM schedule's way from the picture to pure noise.
+        """
+        if not self.latent_image.any():
+            return None
+        model, device = self.guider.inner_model, self.guider.model_patcher.load_device
+        picture = model.process_latent_in(self.latent_image.to(device))
+        sampling = model.model_sampling
+        schedule = comfy.samplers.calculate_sigmas(sampling, "ddim_uniform", SCHEDULE)
+        sigma = schedule[round((1 - share) * SCHEDULE)].item()
+        level = picture.new_full((len(picture), *[1] * (picture.ndim - 1)), sigma)
+        return picture, sampling.noise_scaling(level, noise.to(picture), picture), sigma
 
     @property
     def size(self) -> tuple[int, int]:
@@ -113,20 +132,22 @@ class SamplingRun:
             )
         self.guider.conds[name] = comfy.sampler_helpers.convert_cond(conditioning)
 
-    def add_changed_prompts(self, name: str, change: Callable[[dict, bool], dict]) -> None:
+    @property
+    def positive_entries(self) -> list[dict]:
+        """The host's entries of all positive prompts."""
+        conds = (cond or () for cond in self.guider.conds.values())
+        return [entry for cond in conds for entry in cond if entry["uuid"] in self.positive_ids]
+
+    def add_changed_prompts(self, name: str, change: Callable[[dict], dict]) -> None:
         """Add a changed copy of each positive prompt to the run, for `PredictionCall`'s `changed=name`.
 
-        `change(entry, is_only_one)` gives the host's entry of a prompt with another text; the second argument says
-        whether the run has no other positive prompt.
+        `change(entry)` gives the host's entry of a prompt with another text.
         """
         names = self._changed[name] = {}
-        only_one = len(self.positive_ids) == 1
         for cond_name, cond in list(self.guider.conds.items()):
             if cond and cond[0]["uuid"] in self.positive_ids:
                 names[cond_name] = f"{name} {cond_name}"
-                self.guider.conds[names[cond_name]] = [
-                    {**change(entry, only_one), "uuid": uuid.uuid4()} for entry in cond
-                ]
+                self.guider.conds[names[cond_name]] = [{**change(entry), "uuid": uuid.uuid4()} for entry in cond]
 
     def changed_prompt(self, name: str, entry: dict) -> dict:
         """The changed copy of an entry of a positive cond, or the entry itself if there is none.

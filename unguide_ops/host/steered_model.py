@@ -39,7 +39,7 @@ def steered_model(model: Model, item: Any, around: Around) -> Model:
         items = attached(guider.model_patcher)
         _check_models(guider, items)
         original_conds, random_state = dict(guider.conds), torch.random.get_rng_state()
-        run = SamplingRun(guider, noise, sigmas)
+        run = SamplingRun(guider, noise, latent_image, sigmas)
         while True:
             guider.conds = {name: [entry.copy() for entry in cond] for name, cond in original_conds.items()}
             try:
