@@ -21,8 +21,19 @@ from unguide.unguide_ops.training.config import PRESETS
 from dev.bench import attacks, card
 from dev.bench.card import cells, plan, prompts, seeing, ways
 from dev.bench.card.axes import Card, Measured, attack_shares, auc_and_misses, of_many
-from dev.bench.card.prompts import BACKGROUND, COLOUR, COUNT, NAME, OTHER, SECOND, SYNONYM, CardPrompt, card_prompts
-from dev.bench.card.ways import BASE, LABELS, NEGATIVE, OURS
+from dev.bench.card.prompts import (
+    BACKGROUND,
+    COLOUR,
+    COUNT,
+    NAME,
+    OTHER,
+    PAIR,
+    SECOND,
+    SYNONYM,
+    CardPrompt,
+    card_prompts,
+)
+from dev.bench.card.ways import BASE, EXCHANGED, LABELS, NEGATIVE, OURS
 from dev.bench.model import Features
 from dev.bench.report import as_floats
 from dev.bench.words import photo, read_words
@@ -141,6 +152,8 @@ def made_up_cell():
                 **({"score": [0.7, 0.1], "steered": [True, False], "identical": [False, True]} if mine else {})),
             row(way, BACKGROUND, "blue", "cat", cat, rest_right=[1.0, 1.0] if way == BASE else [0.0, 1.0]),
         ]  # fmt: skip
+    rows.append(row(EXCHANGED, BACKGROUND, "blue", "cat", ["sky", "sky"], rest_right=[1.0, 0.0]))
+    rows.append(row(OURS, PAIR, "a cat and a dog", "", ["sky", "sky"], score=[0.9, 0.1], steered=[True, False]))
     instead = {way: {"recognised": [0.0, 1.0], "unsure": [0.0, 0.0], "saturation": [0.2, 0.3], "clipped": [0.0, 0.0],
                      "kid": 0.1, "diversity": 0.5} for way in (BASE, NEGATIVE, OURS, "reference")}  # fmt: skip
     refused = {way: "none here" for way in LABELS if way not in (BASE, NEGATIVE, OURS)}
@@ -155,6 +168,8 @@ def test_the_axes_of_a_made_up_model():
     assert made.kept(OURS, OTHER).mean == 0.25 and made.identical(OURS).mean == 0.5
     assert made.misses().mean == 0.5  # both pictures of the synonym
     assert made.steered(OTHER).mean == 0.5 and made.false_alarms_by_word() == {"cat: dog": 0.5}
+    assert made.rest_of_exchanged(BASE, BACKGROUND) == 2.0 and made.rest_of_exchanged(OURS, BACKGROUND) == 1.0
+    assert made.pairs_missed().mean == 0.5 and made.instead_of_own(OURS) == 1.0
     assert made.rest(OURS, BACKGROUND).mean == 0.5 and made.changed(OURS, "ssim").mean == 0.5
     accuracies = made.accuracies(NEGATIVE)
     assert accuracies == {"acc_e": 0.5, "acc_s": 1.0, "acc_g": 1.0, "h0": 0.0}

@@ -35,13 +35,13 @@ VARIANTS: dict[str, dict] = {
     "eta 1": {"eta": 1.0},
     "3 gate steps, going on": {"gate_steps": 3},
     "3 gate steps, restart": {"gate_steps": 3, "restart": True},
-    "w_erased 0": {"w_erased": 0.0},
+    "w_erased -1": {"w_erased": -1.0},
     "w_erased -0.5": {"w_erased": -0.5},
     "softness 0.2": {"softness": 0.2},
     "first half only": {"end": 0.5},
     "half": {"w": 0.5, **methods.AS_PUBLISHED},
 }
-LABELS = {"default": "default: w = -1 from the first step", PAPER: "paper: -1 or 2 by its rule",
+LABELS = {"default": "default: w = 0 from the first step", PAPER: "paper: -1 or 2 by its rule",
           "half": "w = 0.5 for all"}  # fmt: skip
 COLOURS = ("clipped", "saturation", "contrast")
 PAPER_GATE_SEEDS = (10, 30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -12,12 +13,9 @@ from ..concept_lora import ConceptLoRA
 from ..ddim import classifier_free_guidance, ddim_trajectory
 from ..host.types import Model
 from ..lora import target_layers
-from ..lora.adapter import LoRAAdapter
 from ..model_adapter import adapter_for
-from .blend import blend
-from .config import SteeringConfig
 
-COLUMNS = {"base": 1.0, "LoRA alone": 0.0, "UnGuidance": -1.0}  # w under the prompts to erase
+COLUMNS = ("base", "LoRA alone", "UnGuidance")
 MOST_ERASED, MOST_PRESERVED = 2, 2  # prompts shown of either kind
 CFG = 7.5
 
@@ -32,9 +30,9 @@ def preview_grid(
 ) -> tuple[torch.Tensor, int]:
     """A labelled grid of pictures, IMAGE [1, H, W, 3], and the number of model calls it took.
 
-    Its rows are the target, a synonym and prompts to preserve; under the latter UnGuidance equals the base model
-    (w = 1). Each picture takes `steps` DDIM steps from the same noise. `decode`: latents [N, ...] -> pictures
-    [N, H, W, 3].
+    Its rows are the target, a synonym and prompts to preserve; under the first UnGuidance equals the LoRA alone
+    (w = 0), under the others the base model (w = 1). Each picture takes `steps` DDIM steps from the same noise.
+    `decode`: latents [N, ...] -> pictures [N, H, W, 3].
     """
     erased = concept.concept.erased[:MOST_ERASED]
     preserved = evenly_picked(concept.concept.preserved, MOST_PRESERVED)
@@ -44,40 +42,39 @@ def preview_grid(
 
     def body(live: host.LiveModel) -> list[torch.Tensor]:
         with adapter.attached(live.diffusion_model):
-            base, lora_only = (sample_latents(live, adapter, noise, prompts, steps, w, cfg) for w in (1.0, 0.0))
-            steered = sample_latents(live, adapter, noise, list(erased), steps, -1.0, cfg)
-        return [base, lora_only, torch.cat([steered, base[len(erased) :]])]
+            base, lora_only = (
+                sample_latents(live, within, noise, prompts, steps, cfg) for within in (nullcontext, adapter.on)
+            )
+        return [base, lora_only, torch.cat([lora_only[: len(erased)], base[len(erased) :]])]
 
     columns = host.session(counter.count_on(model), concept.prompts, latent, body)
     pictures = torch.stack([decode(column) for column in columns], 1)[:, :, None].cpu()
-    return plots.comparison_grid(prompts, list(COLUMNS), pictures, ""), counter.count
+    return plots.comparison_grid(prompts, COLUMNS, pictures, ""), counter.count
 
 
 def sample_latents(
     live: host.LiveModel,
-    adapter: LoRAAdapter,
+    within: Callable[[], AbstractContextManager],
     noise: torch.Tensor,
     prompts: list[str],
     steps: int,
-    w: float,
     cfg: float,
 ) -> torch.Tensor:
-    """Latents [N, ...] of N prompts, drawn by DDIM from the same noise [1, ...] with one w for all of them.
+    """Latents [N, ...] of N prompts, drawn by DDIM from the same noise [1, ...], predicted inside `within()`.
 
-    `cfg` is the scale of classifier-free guidance; with 1, the empty prompt is not predicted.
+    `cfg` is the scale of classifier-free guidance; with 1, the empty prompt is not predicted. It is predicted outside.
     """
     sigmas = live.ddim_sigmas(steps)
     first = live.first_latents(sigmas[0], noise).repeat(len(prompts), *[1] * (noise.ndim - 1))
-    batches = (prompts, [EMPTY_PROMPT] * len(prompts)) if cfg != 1 else (prompts,)
 
     def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
         levels = x.new_full((len(prompts),), sigma)
-        cond, *uncond = (x - sigma * live.row_predictions(x, levels, batch) for batch in batches)
-        if w != 1.0:
-            with adapter.on():
-                with_lora = x - sigma * live.row_predictions(x, levels, prompts)
-            cond = blend(cond, with_lora, w, SteeringConfig.eta)
-        return classifier_free_guidance(uncond[0], cond, cfg) if uncond else cond
+        with within():
+            cond = x - sigma * live.row_predictions(x, levels, prompts)
+        if cfg == 1:
+            return cond
+        uncond = x - sigma * live.row_predictions(x, levels, [EMPTY_PROMPT] * len(prompts))
+        return classifier_free_guidance(uncond, cond, cfg)
 
     *_, last = ddim_trajectory(first, sigmas, denoise)
     return last

@@ -126,7 +126,9 @@ class Card:
         Over prompts where most of those pictures are right.
         """
         by_hand = {(row["class"], row["text"]): fmean(row["rest_right"]) for row in self.rows_of(EXCHANGED, *of_parts)}
-        rows = [row for row in self.rows_of(way, *of_parts) if by_hand[row["class"], row["text"]] >= DRAWS_IT]
+        rows = [
+            row for row in self.rows_of(way, *of_parts) if by_hand.get((row["class"], row["text"]), 0.0) >= DRAWS_IT
+        ]
         if not rows:
             return None
         right = sum(fmean(row["rest_right"]) for row in rows)
