@@ -152,7 +152,7 @@ def test_an_imported_lora_is_calibrated_and_used(model, clip, lora, concept, sam
     ready, _ = calibrate(model, imported, concept, 64, 64, captions=4)
     courses = []
     sample(unguide(model, ready, SteeringConfig(), courses.append))
-    assert courses[0].decisions[0].w == -1.0
+    assert courses[0].decisions[0].w == 0.0
 
 
 # --- The stock loader as the oracle: what it makes of every weight, we make of it

@@ -48,11 +48,11 @@ def test_the_demo_s_graph_runs_and_leaves_the_host_as_it_was(url):
         assert len(shown[f"save {column}"]["images"]) == 2 * len(PROMPTS)
     probe = json.loads(shown["probe report"]["text"][0])
     assert [(entry["prompt"], entry["w"]) for entry in probe["prompts"]] == list(
-        zip(PROMPTS, [-1.0, -1.0, 1.0, 1.0], strict=True)
+        zip(PROMPTS, [0.0, 0.0, 1.0, 1.0], strict=True)
     )
     sampling = [json.loads(text) for text in shown["sampling report"]["text"]]
-    assert [entry["evaluations"] for entry in sampling] == [126, 126, 86, 86]
-    assert [it["w"] for entry in sampling for it in entry["decisions"]] == [-1.0] * 4 + [1.0] * 4
+    assert [entry["evaluations"] for entry in sampling] == [88, 88, 86, 86]
+    assert [it["w"] for entry in sampling for it in entry["decisions"]] == [0.0] * 4 + [1.0] * 4
     assert training["calibration"] == "done"
     for title in ("loss curve", "probe chart"):
         assert fetch_image(url, shown[title]["images"][0]).startswith(b"\x89PNG")

@@ -14,7 +14,7 @@ from unguide.unguide_ops import host
 from unguide.unguide_ops.concept import Concept, EncodedConcept
 from unguide.unguide_ops.files import lora_file
 from unguide.unguide_ops.gate.calibrate import calibrate
-from unguide.unguide_ops.gate.calibration import LevelScores
+from unguide.unguide_ops.gate.calibration import KnownScores, LevelScores
 from unguide.unguide_ops.guidance.config import SteeringConfig
 from unguide.unguide_ops.guidance.preview_grid import preview_grid
 from unguide.unguide_ops.guidance.unguidance import unguide
@@ -134,9 +134,10 @@ class FamilyCheck:
         """
         lora, _ = calibrate(self.model, self.lora, self.concept, self.tiny.size, self.tiny.size, captions=4)
         assert lora.calibration
-        levels = tuple(LevelScores(sigma=level.sigma, neutral=(0.0, 0.0, 0.0), preserved=(), target=level.target)
-                       for level in lora.calibration.levels)  # fmt: skip
-        lora.calibration = lora.calibration.model_copy(update={"levels": levels})
+        others = {"neutral": (0.0, 0.0, 0.0), "preserved": ()}
+        levels = tuple(LevelScores(sigma=it.sigma, target=it.target, **others) for it in lora.calibration.levels)
+        text = lora.calibration.text and KnownScores(target=lora.calibration.text.target, **others)
+        lora.calibration = lora.calibration.model_copy(update={"levels": levels, "text": text})
         reports: list = []
         for prompt in (TARGET, OTHER):
             self.draw(unguide(self.model, lora, SteeringConfig(), reports.append), prompt)

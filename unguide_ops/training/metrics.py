@@ -88,7 +88,7 @@ class TrainingMetrics:
         iterations, separation = len(self.history), self.separation()
         if (reached := self.mean("erasure")) < ERASURE_DONE:
             return (f"The target is not erased yet: erasure {reached:.2f}, and {ERASURE_DONE} is wanted. Raise "
-                    f"`iterations` ({iterations}) or `rank`, or draw with `w_erased` -1, which goes twice as "
+                    f"`iterations` ({iterations}) or `rank`, or draw with w = -1, which goes twice as "
                     f"far.")  # fmt: skip
         if separation is not None and separation < SEPARATION_DONE:
             return (f"Preserved prompts are changed nearly as much as the target: separation {separation:.2f}, and "
