@@ -31,10 +31,10 @@ class ConceptLoRA:
     concept: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     target_prompt: dict[str, torch.Tensor] = field(default_factory=dict)
-    text: ConceptText | None = None
     calibration: Calibration | None = None
     other_tensors: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     preview: torch.Tensor | None = None  # [H, W, 3] in [0, 1], stored beside the file
+    text: ConceptText | None = None
 
     def without_prompts(self) -> ConceptLoRA:
         """A copy without the concept's prompts and preview. The encoded target prompt stays: the gate needs it."""
