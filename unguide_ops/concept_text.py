@@ -124,6 +124,18 @@ class ConceptText:
         responses = [it for it in (self.response(tokens) for tokens, _ in conditioning) if it is not None]
         return max(it.max().item() for it in responses) if len(responses) == len(conditioning) else None
 
+    def listening(
+        self, encode: Callable[[str], Conditioning], heard: dict[str, float | None]
+    ) -> Callable[[str], Conditioning]:
+        """`encode`, which also notes in `heard` how plainly each prompt names the concept, so that none is kept."""
+
+        def encoded(prompt: str) -> Conditioning:
+            conditioning = encode(prompt)
+            heard[prompt] = self.response_to(conditioning)
+            return conditioning
+
+        return encoded
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it as tensors, for a file."""
         of_maps = {

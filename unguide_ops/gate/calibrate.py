@@ -40,10 +40,9 @@ def calibrate(
         "target": [prompts.target],
         "synonyms": list(prompts.erased[1:]),
     }
-    encoded = {prompt: concept.conditioning(prompt) for group in groups.values() for prompt in group}
 
     def pack(prompt: str) -> dict[str, torch.Tensor]:
-        return host.pack_conditioning(encoded.get(prompt) or concept.conditioning(prompt))
+        return host.pack_conditioning(concept.conditioning(prompt))
 
     unmeasured = [caption for caption in everyday if caption not in groups["neutral"]]
     text = ConceptText.of(prompts, pack, unmeasured)
@@ -52,8 +51,10 @@ def calibrate(
     )
     cfg = target_layers.effective_cfg(host.diffusion_model(model), cfg)
     trajectory = calibration_trajectory(STEPS, LEVELS, cfg, width, height)
+    words: dict[str, float | None] = {}
+    encode = text.listening(concept.conditioning, words) if text else concept.conditioning
     table = measure_scores(
-        model, lora, encoded.__getitem__, [prompt for group in groups.values() for prompt in group], 1, seed,
+        model, lora, encode, [prompt for group in groups.values() for prompt in group], 1, seed,
         trajectory, score_by_response,
     )  # fmt: skip
 
@@ -66,7 +67,7 @@ def calibrate(
     calibration = Calibration(
         base=host.fingerprint(model), width=width, height=height, cfg=cfg, steps=STEPS,
         levels=tuple(level_scores(index, sigma) for index, sigma in enumerate(table.sigmas)),
-        text=KnownScores(**in_groups(lambda prompt: text.response_to(encoded[prompt]) or 0.0)) if text else None,
+        text=KnownScores(**in_groups(lambda prompt: words[prompt] or 0.0)) if text else None,
     )  # fmt: skip
     rates = zip(("false_alarms", "misses"), calibration.error_rates(ProbeConfig.false_positive_rate), strict=True)
     return dataclasses.replace(lora, calibration=calibration.model_copy(update=dict(rates))), table.evaluations

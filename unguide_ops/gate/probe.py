@@ -101,12 +101,13 @@ def probe(model: Model, lora: ConceptLoRA, encode: Encode, prompts: Iterable[str
     calibration.check_base(host.fingerprint(model))
     sigmas = [level.sigma for level in calibration.levels]
     trajectory = calibration_trajectory(calibration.steps, len(sigmas), calibration.cfg, config.width, config.height)
-    table = measure_scores(model, lora, encode, prompts, config.seeds, config.seed, trajectory, score_by_response)
+    words: dict[str, float | None] = {}
+    listening = lora.text.listening(encode, words) if lora.text else encode
+    table = measure_scores(model, lora, listening, prompts, config.seeds, config.seed, trajectory, score_by_response)
 
     def decide(prompt: str, scores: list[list[float]]) -> GateDecision:
         by_sigma = dict(zip(sigmas, mean_over_seeds(scores), strict=True))
-        text = lora.text.response_to(encode(prompt)) if lora.text else None
-        return calibration.decide(by_sigma, config.false_positive_rate, text)
+        return calibration.decide(by_sigma, config.false_positive_rate, words.get(prompt))
 
     prompt_scores = table.prompt_scores(prompts, decide)
     cfg = target_layers.effective_cfg(host.diffusion_model(model), config.cfg)

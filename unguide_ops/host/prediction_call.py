@@ -206,22 +206,26 @@ class PredictionCall:
 
         It changes no state of other packs.
         """
-        replacement = self.run.guider.conds[cond] if isinstance(cond, str) else cond
-        conds: list[Cond | None] = list(self._conds) if self.has_other_packs else [None] * len(self._conds)
-        conds[cond_index] = replacement
         with self._pack_state.restored(self._initial_state), within():
-            return self._predict(conds, self.x, self._timestep)[cond_index]
+            return self._predict(self._with_cond(cond_index, cond), self.x, self._timestep)[cond_index]
 
     def predict_at(self, x: torch.Tensor, sigma: float, prompt: str) -> torch.Tensor:
         """x0 of other latents [B, ...] at another noise level, for a prompt of the run by its name.
 
-        It changes no state of other packs.
+        It changes no state of other packs, and may be called before the call's own prediction.
         """
         index = next(i for i, cond in enumerate(self._conds) if cond)
-        conds: list[Cond | None] = list(self._conds) if self.has_other_packs else [None] * len(self._conds)
-        conds[index] = self.run.guider.conds[prompt]
         with self._pack_state.restored(self._pack_state.snapshot()):
-            return self._predict(conds, x, torch.full_like(self._timestep, sigma))[index]
+            return self._predict(self._with_cond(index, prompt), x, torch.full_like(self._timestep, sigma))[index]
+
+    def _with_cond(self, cond_index: int, cond: Cond | str) -> list[Cond | None]:
+        """The call's conds with another one, or a prompt of the run by its name, in the place of one.
+
+        The others are only there if other packs take part, which may count them.
+        """
+        conds: list[Cond | None] = list(self._conds) if self.has_other_packs else [None] * len(self._conds)
+        conds[cond_index] = self.run.guider.conds[cond] if isinstance(cond, str) else cond
+        return conds
 
     def prompts(self) -> list[Prompt]:
         """The call's positive prompts one by one, wherever in the picture and whenever in the run they count.
