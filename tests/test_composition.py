@@ -156,7 +156,7 @@ def test_the_gate_whatever_a_sampler_is_given(assets, change):
     sampling = two_pictures(assets)
     change(sampling)
     sampling.draw(guided)
-    assert reports[0].decisions[0].w == -1.0
+    assert reports[0].decisions[0].w == 0.0
     sampling = two_pictures(assets, DOG)
     change(sampling)
     assert torch.equal(sampling.draw(guided), sampling.draw(assets.model))
@@ -171,7 +171,7 @@ def test_a_control_net(assets, merged, lora):
     assert relative_error(sampling.draw(steered(model, lora)), sampling.draw(blend(model, (merged, -1.0)))) < CLOSE
     reports = []
     sampling.draw(unguide(model, assets.lora, SteeringConfig(), reports.append))
-    assert [decision.w for decision in reports[0].decisions] == [-1.0, -1.0]
+    assert [decision.w for decision in reports[0].decisions] == [0.0, 0.0]
 
 
 def rescale_cfg(model):

@@ -198,6 +198,23 @@ def test_test_files_that_are_left_out_exist():
     assert all((REPOSITORY / "tests" / f"{name}.py").is_file() for name in suite.LEFT_OUT)
 
 
+COLLECT = """
+import subprocess, sys
+from pathlib import Path
+from dev.gpu import unpacking
+env = unpacking.unpack(Path(sys.argv[1]), Path(sys.argv[2])).environment()
+command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[3:]]
+sys.exit(subprocess.run(command, env=env).returncode)
+"""
+
+
+def test_what_all_other_test_files_import_is_packed(folder, bare_python, tmp_path):
+    """One missing package would end the whole suite before its first test."""
+    command = [str(bare_python), "-c", COLLECT, str(folder), str(tmp_path), *suite.files_to_run()]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
+
+
 def test_what_cannot_be_done_is_said_in_a_sentence(folder, tmp_path, monkeypatch):
     with pytest.raises(DevError, match="is no packed folder: make one with `python dev gpu --pack FOLDER`"):
         unpacking.unpack(tmp_path, tmp_path / "it")

@@ -173,4 +173,4 @@ def test_a_node_says_what_was_decided_when_another_one_has_sampled(server):
                 shown[graph[data["node"]]["class_type"]] = data["text"]
 
         run_graph(server.url, graph, note)
-        assert shown[node].startswith("w = -1: recognised as the concept.") and "model calls" in shown[node]
+        assert shown[node].startswith("w = 0: recognised as the concept.") and "model calls" in shown[node]

@@ -13,6 +13,7 @@ import comfy.samplers
 import torch
 from torch.nn.functional import mse_loss
 from unguide.unguide_ops import host
+from unguide.unguide_ops.concept_text import ConceptText
 from unguide.unguide_ops.gate import scores
 from unguide.unguide_ops.gate.probe import ProbeConfig
 from unguide.unguide_ops.gate.probe_trajectory import TARGET_PROMPT
@@ -153,6 +154,7 @@ def soft_prompt(session: Session, latents: torch.Tensor, lora, kind: str) -> lis
         axes = [1] * (clean.ndim - 1)
         free = start[0][0].clone()[:, :1] if kind == LEARNED else start[0][0].clone()
         pooled = start[0][1].get("pooled_output")
+        words = ConceptText.from_tensors({key: it.clone() for key, it in lora.text.tensors().items()})  # for gradients
         soft = [it.clone().requires_grad_() for it in (free, pooled) if it is not None]
         optimizer = torch.optim.Adam(soft, LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ITERATIONS)
@@ -172,7 +174,7 @@ def soft_prompt(session: Session, latents: torch.Tensor, lora, kind: str) -> lis
             with adapter.on():
                 changed = predict(x, sigmas)
                 votes = scores.response(base, changed, base_target, live.row_predictions(x, sigmas, targets).detach())
-            return (votes.clamp_min(LEAST_VOTE) * lora.text.response(text()).clamp_min(LEAST_VOTE)).sqrt()
+            return (votes.clamp_min(LEAST_VOTE) * words.response(text()).clamp_min(LEAST_VOTE)).sqrt()
 
         with adapter.attached(live.diffusion_model):
             for _ in range(ITERATIONS):

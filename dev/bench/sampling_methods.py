@@ -25,7 +25,7 @@ from dev.bench.reference import blend, merge
 
 ERASED, UNRELATED = "erased", "unrelated"
 CFG, W = 7.5, -1.0
-AS_PUBLISHED = {"lora_branch": "cond and uncond", "eta": 1.0}
+AS_PUBLISHED = {"w_erased": W, "lora_branch": "cond and uncond", "eta": 1.0}
 PAPER_W = {True: -1.0, False: 2.0}  # erased or not
 
 

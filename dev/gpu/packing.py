@@ -27,6 +27,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "torchsde": ("trampoline",),
     "tqdm": (),
     "psutil": (),
+    "aiohttp": ("aiohappyeyeballs", "aiosignal", "attrs", "frozenlist", "idna", "multidict", "propcache", "yarl"),
     "pyyaml": (),
     "safetensors": (),
     "sentencepiece": (),

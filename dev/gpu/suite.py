@@ -14,6 +14,7 @@ from dev.gpu.child import Reporter, Request
 LEFT_OUT = {
     "test_archive": "it builds and installs",
     "test_browser": "it needs a browser",
+    "test_card": "it needs open_clip",
     "test_checkpoints": "it needs a server",
     "test_dev": "it needs the development environment",
     "test_diffusers": "it needs diffusers",
@@ -66,11 +67,15 @@ class Tally:
         )
 
 
+def files_to_run() -> list[str]:
+    """The files of the tests that are run."""
+    return sorted(str(path) for path in (ROOT / "tests").glob("test_*.py") if path.stem not in LEFT_OUT)
+
+
 def measure(request: Request, report: Reporter) -> None:
     """Run the tests on several cores at once; in small a handful."""
-    files = sorted(path for path in (ROOT / "tests").glob("test_*.py") if path.stem not in LEFT_OUT)
     report(left_out={} if request.small else LEFT_OUT)
-    tests = HANDFUL if request.small else map(str, files)
+    tests = HANDFUL if request.small else files_to_run()
     processes = 1 if request.small else min(os.cpu_count() or 1, PROCESSES)
     parallel = processes > 1 and importlib.util.find_spec("xdist")
     options = ["-n", str(processes), "--dist", "worksteal"] if parallel else []

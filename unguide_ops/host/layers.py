@@ -88,15 +88,18 @@ def names_in_files(model: Model, naming: str) -> dict[LayerSlice, str]:
     `naming` is "kohya" (`lora_unet_`, with diffusers' block names if there are any, as all loaders of Stable Diffusion
     expect), "transformer" (diffusers' names, one each for q, k and v), "parts" (the module path, and one name each for
     q, k and v) or "diffusion_model" (the module path). A layer that the convention does not name gets its module path,
-    unless its slices have names.
+    unless its slices have names. Of several names the first in the alphabet: SDXL's `add_embedding`, as in diffusers,
+    and not `class_embedding`. The host has them in no order.
     """
     prefixes = {"kohya": "lora_unet_", "transformer": "transformer.", "parts": PREFIX}
-    prefix, slices, names = prefixes.get(naming), layer_slices(model), {}
+    prefix, slices = prefixes.get(naming), layer_slices(model)
+    names: dict[LayerSlice, str] = {}
     for name, layer in slices.items():
         host_name = f"lora_unet_{layer.path.replace('.', '_')}"  # with the host's own block names
         is_unsliced = naming == "parts" and layer.outputs is None
-        if prefix and name.startswith(prefix) and not is_unsliced and (layer not in names or name != host_name):
-            names[layer] = name
+        if prefix and name.startswith(prefix) and not is_unsliced:
+            rank = {it: (it == host_name, it) for it in (name, names.get(layer, name))}
+            names[layer] = min(rank, key=rank.__getitem__)
     named_paths = {layer.path for layer in names}
     for name, layer in slices.items():
         if name == PREFIX + layer.path and layer.path not in named_paths:
