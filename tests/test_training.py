@@ -457,6 +457,7 @@ def test_weights_may_have_been_made_and_moved_in_any_mode(concept, sample, infer
         tiny = next(it for it in TINY if it.name == "SD 1.x").model()
     tiny.model.requires_grad_(not inference)
     moved(tiny.model)
+    comfy.model_management.load_models_gpu([tiny])  # to a GPU they move
     weights = {name: (it, it.data_ptr()) for name, it in tiny.model.named_parameters()}
     encoded = EncodedConcept.of(Concept(target="a", reference="b", preserve=("c", "d")), TINY[0].prompt)
     twice = [train(tiny, encoded, SHORT).lora for _ in range(2)]

@@ -5,6 +5,8 @@ Its LoRA is made of random pairs, and its gate takes one of two prompts for the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from unguide.unguide_ops import host
 from unguide.unguide_ops.concept_lora import ConceptLoRA
@@ -21,12 +23,16 @@ EVERYDAY_SCORES = (0.9, 0.905, 0.91)
 """Scores of everyday captions, where the target's is 1: to a random model all prompts are much alike."""
 
 
-def random_model_setup(random_model: RandomModel, size: int, dtype: torch.dtype, **options) -> SamplingSetup:
+def random_model_setup(
+    random_model: RandomModel, size: int, dtype: torch.dtype, load: Callable | None = None, **options
+) -> SamplingSetup:
     """The setup for pictures of size x size pixels, with the model's weights in `dtype`.
 
-    `options`: see RandomModel.model. The unrelated prompt is the target's with the sign of every number changed.
+    `load()` makes the MODEL; by default it is made with `options`: see RandomModel.model. The unrelated prompt is the
+    target's with the sign of every number changed.
     """
-    model = random_model.model(dtype, **options)
+    load = load or (lambda: random_model.model(dtype, **options))
+    model = load()
     network = host.diffusion_model(model)
     target, cfg = random_model.prompt("target"), target_layers.effective_cfg(network, CFG)
     sigma = model.get_model_object("model_sampling").sigma_max.item()
@@ -37,7 +43,7 @@ def random_model_setup(random_model: RandomModel, size: int, dtype: torch.dtype,
     lora = ConceptLoRA(random_pairs(model), target_prompt=host.pack_conditioning(target), calibration=calibration)
     prompts = {ERASED: target, UNRELATED: negated(target), "": random_model.prompt("")}
     latent = host.empty_latent(model, size, size)
-    return SamplingSetup(model, lora, prompts, latent, lambda: random_model.model(dtype, **options), cfg)
+    return SamplingSetup(model, lora, prompts, latent, load, cfg)
 
 
 def random_pairs(model) -> dict[str, LowRankPair]:

@@ -32,9 +32,11 @@ SMALL_FILES = (
 """The families that the host detects at any depth, or any width, by the shapes in the file alone."""
 
 
-def save_diffusion_model(random_model: RandomModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a file for the host's UNETLoader."""
-    weights = random_model.model().model.diffusion_model.state_dict()
+def save_diffusion_model(
+    random_model: RandomModel, path: Path, dtype: torch.dtype = torch.float32, made_on: torch.device | None = None
+) -> None:
+    """Write a file for the host's UNETLoader; `made_on`: see RandomModel.model."""
+    weights = random_model.model(made_on=made_on).model.diffusion_model.state_dict()
     _write({name: weight.to(dtype) for name, weight in weights.items()}, path)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 from comfy.model_management import get_torch_device
+from unguide.unguide_ops.concept import EncodedConcept
 from unguide.unguide_ops.gate.calibrate import calibrate
 from unguide.unguide_ops.training.config import preset
 from unguide.unguide_ops.training.trainer import train
@@ -60,13 +61,18 @@ def peak_of(setup: SamplingSetup, method: str, batch: int) -> float:
     return measured(lambda: draw(setup, prompt, 2, batch), setup.model.load_device)[1]["peak_gib"]
 
 
-def trained(request: Request, setup: SamplingSetup, checkpointing: bool) -> dict:
-    """What training by the preset for objects costs, or its first iterations."""
-    size, iterations = setup.lora.calibration.width, 2 if request.small else MODELS[request.model].iterations
+def trained(
+    request: Request, setup: SamplingSetup, checkpointing: bool, concept: EncodedConcept | None = None,
+    iterations: int | None = None,
+) -> dict:  # fmt: skip
+    """What training by the preset for objects costs, or its first iterations; by default the cat's."""
+    size = setup.lora.calibration.width
+    iterations = 2 if request.small else iterations or MODELS[request.model].iterations
     config = preset("object", width=size, height=size, checkpointing=checkpointing)
     if iterations:
         config = dataclasses.replace(config, iterations=iterations, reuse=min(iterations, config.reuse))
-    training, cost = measured(lambda: train(setup.model, encoded_concept(request), config), setup.model.load_device)
+    concept = concept or encoded_concept(request)
+    training, cost = measured(lambda: train(setup.model, concept, config), setup.model.load_device)
     return {**training.report(), **cost, "finite": training.lora.is_finite}
 
 

@@ -58,9 +58,9 @@ def new_setup(request: Request, device: torch.device) -> SamplingSetup:
     return random_model_setup(model, model.size, dtype if cast else single, cast=single if cast else None)
 
 
-def encoded_concept(request: Request) -> EncodedConcept:
-    """The cat, in the model's made-up prompts."""
-    return EncodedConcept.of(concept_from("cat", "", "", "", ""), random_model(request).prompt)
+def encoded_concept(request: Request, model: RandomModel | None = None) -> EncodedConcept:
+    """The cat, in the made-up prompts of the request's model, or of another."""
+    return EncodedConcept.of(concept_from("cat", "", "", "", ""), (model or random_model(request)).prompt)
 
 
 def measured(work: Callable, device: torch.device) -> tuple[Any, dict]:

@@ -41,6 +41,7 @@ PARTS = (
     Part("sd15", "dev.gpu.model_costs", 50, "sd15"),
     Part("sdxl", "dev.gpu.model_costs", 95, "sdxl"),
     Part("flux", "dev.gpu.model_costs", 55, "flux"),
+    Part("dynamic vram", "dev.gpu.dynamic_vram", 45),
     Part("vram: as it is", "dev.gpu.vram", 11, "sd15"),
     Part("vram: lowvram", "dev.gpu.vram", 11, "sd15", ("--lowvram",)),
     Part("vram: novram", "dev.gpu.vram", 11, "sd15", ("--novram",)),

@@ -38,20 +38,23 @@ HANDFUL = ("tests/test_unguidance.py::test_w_1_gives_the_plain_base_picture_bit_
            "tests/test_unguidance.py::test_evaluations_are_counted_and_only_the_needed_are_made",
            "tests/pure/test_equations.py::test_h0_of_the_published_average")  # fmt: skip
 PROCESSES = 12  # at most: each has a context of its own on the GPU
+MESSAGE = 300  # characters of a failure's message
 PAUSE = 0.5  # seconds between two reports
 
 
 class Tally:
-    """A pytest plugin that reports how many tests have passed, and which have failed, while they run."""
+    """A pytest plugin that reports how many tests have passed, and which have failed and how, while they run."""
 
     def __init__(self, report: Reporter):
-        self.passed, self.skipped, self.failed = 0, 0, []
+        self.passed, self.skipped = 0, 0
+        self.failed: dict[str, str] = {}
         self._report, self._reported_at = report, 0.0
 
     def pytest_runtest_logreport(self, report) -> None:
         """A hook of pytest: called for each phase of a test."""
         if report.failed:
-            self.failed.append(report.nodeid)
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.failed.setdefault(report.nodeid, (crash.message if crash else str(report.longrepr))[:MESSAGE])
         elif report.skipped:
             self.skipped += 1
         elif report.when == "call":
@@ -61,10 +64,8 @@ class Tally:
 
     def report(self, **values) -> None:
         """Report the numbers so far, and further values."""
-        failed, self._reported_at = list(dict.fromkeys(self.failed)), time.monotonic()
-        self._report(
-            figures={"suite_failed": len(failed)}, passed=self.passed, skipped=self.skipped, failed=failed, **values
-        )
+        self._reported_at, figures = time.monotonic(), {"suite_failed": len(self.failed)}
+        self._report(figures=figures, passed=self.passed, skipped=self.skipped, failed=self.failed, **values)
 
 
 def files_to_run() -> list[str]:
@@ -80,7 +81,9 @@ def measure(request: Request, report: Reporter) -> None:
     parallel = processes > 1 and importlib.util.find_spec("xdist")
     options = ["-n", str(processes), "--dist", "worksteal"] if parallel else []
     tally = Tally(report)
-    code = pytest.main(["-p", "no:cacheprovider", "--tb=short", *options, *tests], plugins=[tally])
+    code = pytest.main(
+        ["-p", "no:cacheprovider", "-p", "dev.gpu.without_a_server", "--tb=short", *options, *tests], plugins=[tally]
+    )
     tally.report(complete=int(code) in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
     if not tally.passed:
         raise SystemExit(f"no test has passed (pytest's exit code: {int(code)})")

@@ -87,7 +87,7 @@ class GateInRun:
         responses = [self.lora.text.response(prompt.cond[0].get(TOKENS)) for prompt in prompts]
         if any(it is None for it in responses):
             return None
-        of_pictures = [host.repeated(it, pictures) for it in responses if it is not None]
+        of_pictures = [host.repeated(it, pictures).cpu() for it in responses if it is not None]
         return torch.stack(of_pictures).amax(0).tolist()
 
     def _replaced_text_doubt(self, prompt: host.Prompt, base: torch.Tensor, base_target: torch.Tensor) -> str:
@@ -95,7 +95,10 @@ class GateInRun:
         text, target_text = prompt.text(len(base)), host.text_of(self.run.guider.conds[self._target_name], len(base))
         if text is None or target_text is None:
             return ""
-        if not (rows_differ(text, target_text, HALF_PRECISION_ERROR) & ~rows_differ(base, base_target)).any():
+        other_text = rows_differ(text, target_text, HALF_PRECISION_ERROR).to(
+            base.device
+        )  # encoded prompts may be off it
+        if not (other_text & ~rows_differ(base, base_target)).any():
             return ""
         return (
             f"The gate cannot decide: something else on this MODEL puts its own text in place of every prompt's, "
