@@ -15,7 +15,7 @@ COMMANDS = {
     "test": "run the tests against a real ComfyUI",
     "serve": "start ComfyUI with the pack, to use in a browser",
     "bench": "measure the embedded model, its judges, and the method on it",
-    "gpu": "measure all that only a GPU can tell, in eight minutes; or pack what a machine without a network needs",
+    "gpu": "measure all that only a GPU can tell, in ten minutes; or pack what a machine without a network needs",
     "sweep": "draw a list of prompts by LoRAs and modes; goes on where it was stopped",
     "evaluate": "measure pictures that are there: accuracies, CLIP score, nudity, FID",
     "workflows": "open each workflow that ships in a browser, run it, and make its pictures",

@@ -86,7 +86,7 @@ class _RunPair:
             base, merged = self._predictions
             if base is None or len(base) != len(predictions):
                 raise RuntimeError("The two runs do not ask for the same predictions.")
-            w = torch.tensor(self._ws).view(-1, *[1] * (predictions[0].ndim - 1))
+            w = predictions[0].new_tensor(self._ws).view(-1, *[1] * (predictions[0].ndim - 1))
             self._blended = [w * b + (1 - w) * e for b, e in zip(base, merged or (), strict=True)]
             self._predictions = [None, None]
         self._pass_on(number)

@@ -26,6 +26,7 @@ class StateSnapshot:
             "grad mode": torch.is_grad_enabled(),
             "inference mode": torch.is_inference_mode_enabled(),
             "the host's in_training": getattr(comfy.model_management, "in_training", None),
+            "the host's streams": getattr(comfy.model_management, "NUM_STREAMS", None),
             "a waiting interrupt": comfy.model_management.processing_interrupted(),
             "the progress hook": comfy.utils.PROGRESS_BAR_HOOK,
             "model_options": _outline(self._model.model_options),

@@ -465,3 +465,18 @@ def test_weights_may_have_been_made_and_moved_in_any_mode(concept, sample, infer
     assert all(torch.equal(pair.up, twice[1].pairs[name].up) for name, pair in twice[0].pairs.items())
     for name, it in tiny.model.named_parameters():  # the very same objects, on the very same memory
         assert it is weights[name][0] and it.data_ptr() == weights[name][1] and it.grad is None
+
+
+def test_weights_left_in_main_memory_are_not_cast_into_shared_buffers(model, concept, monkeypatch):
+    """Seen on a GPU: autograd keeps the weight that a layer computed with, and the next one's would overwrite it."""
+    streams = []
+
+    def around_forward(executor, *args, **kwargs):
+        streams.append(comfy.model_management.NUM_STREAMS)
+        return executor(*args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_management, "NUM_STREAMS", 2)
+    clone = model.clone()
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "look", around_forward)
+    train(clone, concept, SHORT)
+    assert set(streams) == {0} and comfy.model_management.NUM_STREAMS == 2

@@ -1,4 +1,4 @@
-"""`python dev gpu`: everything that only a GPU can show, in eight minutes, on a machine without a network.
+"""`python dev gpu`: everything that only a GPU can show, in ten minutes, on a machine without a network.
 
 `python dev gpu --pack FOLDER` makes the folder that such a machine needs beside this repository. Without a GPU the same
 command runs with tiny models on the CPU.

@@ -19,10 +19,10 @@ def measure(request: Request, report: Reporter) -> None:
     control = _initialised_streaming()  # before the host makes a context on the card, as its main.py does
     request = start_host(replace(request, model="sd15"))
     with torch.inference_mode():
-        _measure(request, report, control is not None and _streaming_switched_on(control))
+        _measure(request, report, control)
 
 
-def _measure(request: Request, report: Reporter, switched_on: bool) -> None:
+def _measure(request: Request, report: Reporter, control) -> None:
     from comfy.model_management import get_torch_device
     from comfy.sd import load_diffusion_model
 
@@ -37,7 +37,8 @@ def _measure(request: Request, report: Reporter, switched_on: bool) -> None:
     model = SMALL_FILES[0] if request.small else MODELS["sd15"].model
     dtype = torch.float32 if request.small else MODELS["sd15"].dtype
     save_diffusion_model(model, path, dtype, made_on=device)
-    pictures, setups = {}, {}
+    switched_on = control is not None and _streaming_switched_on(control)  # from here on layers are made empty
+    setups, pictures = {}, {}
     for disable in (False, True):
         setup = random_model_setup(
             model, model.size, dtype, load=lambda disable=disable: load_diffusion_model(str(path), {}, disable)

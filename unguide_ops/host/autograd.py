@@ -30,7 +30,7 @@ def differentiable(guider: Any, model_options: dict, repeatable: bool) -> Iterat
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_weights_for_autograd(model))
         stack.enter_context(_norms_with_copied_input(model.diffusion_model))
-        stack.enter_context(_kernels_with_gradients())
+        stack.enter_context(_host_in_training())
         stack.enter_context(_repeatable_kernels(repeatable))
         guider.conds = for_autograd(conds)
         options["optimized_attention_override"] = _torch_attention
@@ -91,17 +91,22 @@ def _weights_for_autograd(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _kernels_with_gradients() -> Iterator[None]:
-    """A context without the kernels of newer hosts that gradients cannot pass through; older hosts have none."""
-    in_training = getattr(comfy.model_management, "in_training", None)
-    if in_training is None:
-        yield
-        return
-    comfy.model_management.in_training = True
+def _host_in_training() -> Iterator[None]:
+    """A context in which the host computes so that gradients can be computed afterwards.
+
+    Newer hosts leave out kernels that gradients cannot pass through. Weights that wait in main memory are copied to
+    memory of their own: to NVIDIA cards the host otherwise copies them through buffers, each of which the next weight
+    overwrites before the gradient is computed ("modified by an inplace operation").
+    """
+    management, wanted = comfy.model_management, {"in_training": True, "NUM_STREAMS": 0}
+    before = {name: getattr(management, name) for name in wanted if hasattr(management, name)}
     try:
+        for name in before:
+            setattr(management, name, wanted[name])
         yield
     finally:
-        comfy.model_management.in_training = in_training
+        for name, value in before.items():
+            setattr(management, name, value)
 
 
 @contextmanager
