@@ -126,5 +126,10 @@ def steering_inputs() -> list:
                 "model predicts for the prompt with the concept swapped for the reference; the LoRA only serves the "
                 "gate. replace: what it predicts for the reference prompt, without the rest of the prompt.",
             ),
+            io.Boolean.Input(
+                "words_first", default=SteeringConfig.words_first,
+                tooltip="Gate inside sampling only: pictures whose words are far from the concept are left to the base "
+                "model at once, at the cost of plain sampling. Off: the model is asked about every picture.",
+            ),
         ),
     ]  # fmt: skip

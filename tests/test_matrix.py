@@ -102,7 +102,9 @@ def check_combination(assets, part, mode, prompts):
             return {"verdict": DOES_NOT_APPLY, "words": f"{type(error).__name__}: {error}"}
         raise
     reports = []
-    config = SteeringConfig(w=None if mode == GATE else W, w_erased=W, lora_branch="cond and uncond", eta=1.0)
+    config = SteeringConfig(
+        w=None if mode == GATE else W, w_erased=W, words_first=False, lora_branch="cond and uncond", eta=1.0
+    )
 
     def guided(model):
         return unguide(model, assets.lora, config, reports.append)
@@ -187,7 +189,7 @@ def evaluations(assets, part):
         return counter.count
 
     def by_gate(model):
-        return unguide(model, assets.lora, SteeringConfig(w_erased=W))
+        return unguide(model, assets.lora, SteeringConfig(w_erased=W, words_first=False))
 
     return {"plain": count(DOG, lambda model: model), "unrelated": count(DOG, by_gate), "erased": count(CAT, by_gate)}
 
@@ -261,7 +263,7 @@ def test_a_pack_s_memory_is_followed_to_the_end_of_the_pack_and_no_further():
 
 def guided_with_reports(model, lora):
     reports = []
-    return unguide(model, lora, SteeringConfig(w_erased=W), reports.append), reports
+    return unguide(model, lora, SteeringConfig(w_erased=W, words_first=False), reports.append), reports
 
 
 def pushed(assets, scale):

@@ -31,9 +31,9 @@ CAT, DOG = "a photo of the cat", "a photo of the dog"
 
 
 def gated(model, lora, **settings):
-    """The MODEL, steered as in the paper, which takes both models, and the list that its decisions go to."""
+    """The MODEL, steered as in the paper, which asks the model, and takes both; and the list of its decisions."""
     found = []
-    config = SteeringConfig(**{"w_erased": -1.0, **settings})
+    config = SteeringConfig(**{"w_erased": -1.0, "words_first": False, **settings})
     return unguide(model, lora, config, lambda course: found.extend(course.decisions)), found
 
 
@@ -77,6 +77,7 @@ def test_every_picture_of_a_batch_is_decided_by_itself_and_only_the_concept_s_co
     ("prompt", "settings", "evaluations"),
     [
         (DOG, {}, 40 + 3),
+        (DOG, {"words_first": True}, 40),
         (DOG, {"gate_steps": 3}, 40 + 9),
         (DOG, {"second_look": True}, 40 + 4),
         (CAT, {}, 60 + 3),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 from typing import Annotated
@@ -21,6 +21,10 @@ LARGEST_SIDE = 2**16  # pixels
 HIGHEST_THRESHOLD = 0.25
 """Of the way from the unrelated prompts' mean to that of the concept's names; chosen on the `choose` words of the
 benchmark."""
+
+ASKED_FROM = 0.15
+"""Of the same way among the votes of the words alone: below, the model need not be asked. Chosen on the same words, of
+which it loses none that the model would find."""
 
 MISMATCH = "This LoRA's gate was calibrated {}: put UnGuide Calibrate after the LoRA."
 
@@ -65,7 +69,8 @@ class Calibration(BaseModel):
 
     A prompt's score is the geometric mean of two votes (`scores.fused`): how much of the LoRA's change under the target
     prompt it makes in the model's prediction (`scores.response`), and how plainly its words name the concept
-    (`ConceptText.response`). Where the words cannot be read, the prediction votes alone, with a threshold of its own.
+    (`ConceptText.response`). Words far from the concept decide alone (`words_alone`). Where they cannot be read,
+    the prediction votes alone, with a threshold of its own.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -92,11 +97,21 @@ class Calibration(BaseModel):
             raise ValueError("the `levels` and `text` must hold scores of the same prompts, so as many of each group")
         return self
 
+    def words_alone(self, text: float | None) -> GateDecision | None:
+        """The decision on a prompt whose words, with this vote, are far from the concept; None: the model is asked."""
+        if self.text is None or text is None:
+            return None
+        mean = fmean(self.text.unrelated)
+        limit = mean + ASKED_FROM * (fmean(self.text.erased) - mean)
+        return GateDecision(text, limit, votes=(None, text)) if text < limit else None
+
     def decide(
-        self, scores: Mapping[float, float], false_positive_rate: float, text: float | None = None
-    ) -> GateDecision:
+        self, scores: Mapping[float, float], false_positive_rate: float, text: float | None = None,
+        words_first: bool = True,
+    ) -> GateDecision:  # fmt: skip
         """The decision on a prompt with these scores of the prediction by noise level, and this one of its words.
 
+        With `words_first` it is what `words_alone` decides, if that is something, and the fused score says otherwise.
         Score, threshold and probability are means over the levels. Raises ValueError if nothing can be decided: for
         scores that are NaN or infinite, and for a threshold that not even the target's score of 1 exceeds.
         """
@@ -114,7 +129,8 @@ class Calibration(BaseModel):
                 "The gate cannot decide: when this LoRA was calibrated, everyday prompts scored as high as its target. "
                 "Put UnGuide Calibrate after it, or train it again."
             )
-        return decision
+        by_words = self.words_alone(text) if words_first and decision.erased else None
+        return by_words or decision
 
     def threshold(self, sigma: float, false_positive_rate: float, has_text: bool | None = None) -> float:
         """The score above which a prompt means the concept, at any noise level: interpolated in log sigma.
@@ -145,8 +161,15 @@ class Calibration(BaseModel):
     def error_rates(self, false_positive_rate: float) -> tuple[float, float]:
         """The shares of known unrelated prompts that are taken for the concept, and of its names that are not."""
         level = self.levels[0]
-        known, threshold = self.known(level), self.threshold(level.sigma, false_positive_rate)
-        return fmean(it > threshold for it in known.unrelated), fmean(it <= threshold for it in known.erased)
+        known, threshold, words = self.known(level), self.threshold(level.sigma, false_positive_rate), self.text
+
+        def erased(scores: Sequence[float], votes: Sequence[float]) -> list[bool]:
+            asked = (self.words_alone(vote) is None for vote in votes) if words else [True] * len(scores)
+            return [score > threshold and it for score, it in zip(scores, asked, strict=True)]
+
+        of_unrelated = erased(known.unrelated, words.unrelated if words else ())
+        of_names = erased(known.erased, words.erased if words else ())
+        return fmean(of_unrelated), 1 - fmean(of_names)
 
     def _interpolate(self, sigma: float, value: Callable[[LevelScores], float]) -> float:
         above = min((level for level in self.levels if level.sigma >= sigma), key=_sigma, default=None)

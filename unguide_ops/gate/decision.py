@@ -47,6 +47,9 @@ class GateDecision:
     def describe(self) -> str:
         """The decision of a calibrated gate and its reason, as sentences."""
         prediction, words = self.votes
+        if prediction is None and words is not None:
+            return (f"{self.outcome}. Its words name it to {words:.0%}, and below {self.threshold:.0%} the model need "
+                    f"not be asked.")  # fmt: skip
         both = "" if words is None or prediction is None else f", and its words name it to {words:.0%}"
         change = self.score if prediction is None else prediction
         together = f"together {self.score:.0%}, and " if both else ""

@@ -24,6 +24,7 @@ class SteeringConfig:
     instead: str = BLEND  # what is weighed against the base's predictions: see `second_prediction`
     gate_steps: int = 1  # the first steps: nothing is steered, and the gate compares predictions of base and LoRA
     false_positive_rate: float = ProbeConfig.false_positive_rate
+    words_first: bool = True  # leave pictures whose words are far from the concept alone, without a model call
     softness: float = 0.0  # see `blend.soft_w`
     second_look: bool = False  # see `ConceptSteering.look_again`
     check_picture: bool = False  # see `given_picture`

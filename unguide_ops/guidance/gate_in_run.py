@@ -40,6 +40,19 @@ class GateInRun:
         self._pictures_by_prompt: list[list[int]] = []  # the indices of pictures that share all their prompts
         self._doubt = ""  # why the scores mean nothing in this run, if they do not
 
+    def decided_by_words(self, call: host.PredictionCall) -> list[PictureDecision]:
+        """The decisions on pictures if all their words are far from the concept, without a model call; else none.
+
+        None either if the words may not be all that the model is told, and if the config wants the model asked.
+        """
+        calibration = self.lora.calibration
+        if not self.config.words_first or self.config.softness or calibration is None:
+            return []
+        words = self._votes_of_words(call, call.prompts())
+        decisions = [calibration.words_alone(vote) for vote in words or ()]
+        found = [PictureDecision(self.config.w_unrelated, it) for it in decisions if it is not None]
+        return found if len(found) == len(decisions) else []
+
     def measure(self, call: host.PredictionCall, base: list[torch.Tensor]) -> bool:
         """Score the call's prompts, once at each noise level; whether that was done now.
 
@@ -66,7 +79,7 @@ class GateInRun:
             lora_x0 = call.predict_instead(prompt.cond_index, prompt.cond, self.adapter.on)
             self._doubt = self._doubt or self._replaced_text_doubt(prompt, base_x0, targets[index][0])
             scores.append(response(base_x0, lora_x0, *targets[index]))
-        self._words = self._votes_of_words(prompts, len(call.x))
+        self._words = self._votes_of_words(call, prompts)
         if any(prompt.has_hooked_parts for prompt in prompts):
             self._pictures_by_prompt = [[row] for row in call.rows]
         else:
@@ -80,14 +93,17 @@ class GateInRun:
         """Whether it has measured at `gate_steps` noise levels, so that it can decide."""
         return len(self._scores) == self.config.gate_steps
 
-    def _votes_of_words(self, prompts: Sequence[host.Prompt], pictures: int) -> list[float] | None:
-        """How plainly the words of each picture's prompts name the concept; None if one cannot be read."""
-        if self.lora.text is None or any(prompt.has_hooked_parts for prompt in prompts):
+    def _votes_of_words(self, call: host.PredictionCall, prompts: Sequence[host.Prompt]) -> list[float] | None:
+        """How plainly the words of each picture's prompts name the concept.
+
+        None if one cannot be read, or if the model may be told more than words.
+        """
+        if self.lora.text is None or not prompts or call.tells_more_than_words:
             return None
         responses = [self.lora.text.response(prompt.cond[0].get(TOKENS)) for prompt in prompts]
         if any(it is None for it in responses):
             return None
-        of_pictures = [host.repeated(it, pictures).cpu() for it in responses if it is not None]
+        of_pictures = [host.repeated(it, len(call.x)).cpu() for it in responses if it is not None]
         return torch.stack(of_pictures).amax(0).tolist()
 
     def _replaced_text_doubt(self, prompt: host.Prompt, base: torch.Tensor, base_target: torch.Tensor) -> str:
@@ -95,9 +111,7 @@ class GateInRun:
         text, target_text = prompt.text(len(base)), host.text_of(self.run.guider.conds[self._target_name], len(base))
         if text is None or target_text is None:
             return ""
-        other_text = rows_differ(text, target_text, HALF_PRECISION_ERROR).to(
-            base.device
-        )  # encoded prompts may be off it
+        other_text = rows_differ(text, target_text, HALF_PRECISION_ERROR).to(base.device)
         if not (other_text & ~rows_differ(base, base_target)).any():
             return ""
         return (
@@ -126,7 +140,9 @@ class GateInRun:
         try:
             if self._doubt:
                 raise ValueError(self._doubt)
-            decision = calibration_of(self.lora, ALWAYS_ERASE).decide(scores, self.config.false_positive_rate, words)
+            decision = calibration_of(self.lora, ALWAYS_ERASE).decide(
+                scores, self.config.false_positive_rate, words, self.config.words_first and not self.config.softness
+            )
         except ValueError as error:
             return decide_in_doubt(self.config, str(error))
         w = soft_w(decision.margin, self.config.softness, self.config.w_erased, self.config.w_unrelated)

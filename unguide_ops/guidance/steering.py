@@ -84,6 +84,19 @@ class ConceptSteering:
             weights = [max(weights, key=lambda w: abs(1 - w))] * len(call.rows)
         return weights
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do in this run: every picture is left to the base model, whatever the step."""
+        return (
+            self._has_checked and self._has_looked and not self.undecided
+            and all(it.w == 1 for it in self.report.decisions)
+        )  # fmt: skip
+
+    def decide_by_words(self, call: host.PredictionCall) -> None:
+        """Take the gate's decisions before it has measured anything, if the words of all pictures leave no doubt."""
+        if self.undecided and (decisions := self._gate.decided_by_words(call)):
+            self.report.decisions, self.report.warnings = decisions, []
+
     def measure_gate(self, call: host.PredictionCall, base: list[torch.Tensor]) -> None:
         """Let the gate score the call's prompts, and take its decisions once it has made them.
 

@@ -103,6 +103,8 @@ def _around_run(run: host.SamplingRun, concepts: Sequence[AttachedConcept]) -> I
         finite: list = []  # for `_check_finite`, evaluated only after the run: reading it now would wait for the device
 
         def predict(call: host.PredictionCall) -> list[torch.Tensor]:
+            if all(it.is_idle for it in steerings):
+                return call.predict_plainly()
             base, steered = _predict(call, steerings)
             if steered is not base:
                 base_finite = [x0.isfinite().all() for x0 in base] if base else [True] * len(steered)
@@ -149,8 +151,10 @@ def _predict(
     """
     for steering in steerings:
         steering.check_picture(call)
-    if len(steerings) == 1 and steerings[0].can_predict_second_only(call):
-        return [], steerings[0].predict_second_only(call)
+        steering.decide_by_words(call)
+    active = [steering for steering in steerings if not steering.is_idle]
+    if len(active) == 1 and active[0].can_predict_second_only(call):
+        return [], active[0].predict_second_only(call)
     base = call.predict()
     blends = []
     for steering in steerings:

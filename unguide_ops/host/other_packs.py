@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 import torch
+from comfy.hooks import EnumHookType, HookGroup
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
@@ -25,6 +26,14 @@ NOT_IN_PREDICTIONS = {"sampler_cfg_function", "sampler_post_cfg_function", "samp
                       "denoise_mask_function", "disable_cfg1_optimization", "context_handler", "transformer_options",
                       "to_load_options", "multigpu_clones"}  # fmt: skip
 """Options of a MODEL that act on finished predictions, or only contain other options."""
+
+
+PICTURES = ("unclip_conditioning", "clip_vision_output", "reference_latents", "reference_video_latents", "image_embeds",
+            "gligen")  # fmt: skip
+"""Keys of a prompt's entry that show the model a picture, or give it further words."""
+
+WITHOUT_TEXT = ("attn1", "input_block", "middle", "output_block", "emb")
+"""How the host's names of patches begin that act on what a model makes of pictures, and never on text."""
 
 
 def replaced_forwards(network: torch.nn.Module) -> list[Any]:
@@ -48,6 +57,14 @@ def other_pack_objects(patcher: Model, model_options: dict, conds: Iterable, for
     `forwards` are those on the network before UnGuide's adapters were attached (see `replaced_forwards`). If other
     packs take part, the options and the network's own attributes are included, where they may keep state as well.
     """
+    objects = _acting_on_model(patcher, model_options, forwards)
+    entries = (entry for cond in conds for entry in cond or ())
+    objects += [entry[key] for entry in entries for key in ("hooks", "control", "gligen") if entry.get(key) is not None]
+    return [*objects, model_options, ModuleAttributes(patcher.model.diffusion_model)] if objects else []
+
+
+def _acting_on_model(patcher: Model, model_options: dict, forwards: list[Any]) -> list[Any]:
+    """The objects of other packs that act on the model, whatever the prompts."""
     options = model_options.get("transformer_options", {})
     objects = [option for name, option in model_options.items() if name not in NOT_IN_PREDICTIONS and _has_code(option)]
     objects += [option for name, option in options.items() if name not in ("wrappers", "callbacks")
@@ -55,12 +72,28 @@ def other_pack_objects(patcher: Model, model_options: dict, conds: Iterable, for
     for kind in PREDICTION_WRAPPERS:
         for key, wrappers in options.get("wrappers", {}).get(kind, {}).items():
             objects += [] if str(key).startswith(KEY) or key == COMPILE_KEY else wrappers
-    entries = (entry for cond in conds for entry in cond or ())
-    objects += [entry[key] for entry in entries for key in ("hooks", "control", "gligen") if entry.get(key) is not None]
     objects += [patch for name, patch in patcher.object_patches.items()
                 if name.startswith("diffusion_model") and not hasattr(patch, "_orig_mod")]  # fmt: skip
-    objects += [*forwards, *patcher.injections.values()]
-    return [*objects, model_options, ModuleAttributes(patcher.model.diffusion_model)] if objects else []
+    return [*objects, *forwards, *patcher.injections.values()]
+
+
+def may_tell_more_than_words(patcher: Model, model_options: dict, conds: Iterable, forwards: list[Any]) -> bool:
+    """Whether a model may be told more than the words of its prompts: by pictures beside them, or by other packs.
+
+    Image prompts and regional prompts come in through the attention to text, or through wrappers that may do anything.
+    """
+    options = model_options.get("transformer_options", {})
+    patches = {name for kind in ("patches", "patches_replace") for name, it in options.get(kind, {}).items() if it}
+    unpatched = {name: it for name, it in options.items() if name not in ("patches", "patches_replace")}
+    acting = _acting_on_model(patcher, {**model_options, "transformer_options": unpatched}, forwards)
+    entries = [entry for cond in conds for entry in cond or ()]
+    groups = [entry["hooks"] for entry in entries if entry.get("hooks") is not None]
+    return (
+        any(not isinstance(it, HookGroup) for it in acting)
+        or any(not name.startswith(WITHOUT_TEXT) for name in patches)
+        or any(entry.get(key) is not None for entry in entries for key in PICTURES)
+        or any(hook.hook_type != EnumHookType.Weight for group in groups for hook in group.hooks)
+    )
 
 
 def _has_code(option: Any) -> bool:

@@ -14,7 +14,7 @@ import comfy.utils
 import torch
 from comfy.hooks import EnumHookType
 
-from .other_packs import other_pack_objects
+from .other_packs import may_tell_more_than_words, other_pack_objects
 from .pack_state import PackState, Snapshot
 from .sampling_run import SamplingRun
 
@@ -91,9 +91,20 @@ class PredictionCall:
         # without the copies of the model on other devices, to which no adapter is attached
         options = {name: option for name, option in options.items() if name != "multigpu_clones"}
         self._predict = lambda conds, x, timestep: executor(model, conds, x, timestep, options, *arguments)
-        objects = other_pack_objects(run.guider.model_patcher, options, conds, run.replaced_forwards)
-        self._pack_state = PackState(objects, x.device)
+        self._options = options
         self._initial_state: Snapshot = []
+
+    @cached_property
+    def _pack_state(self) -> PackState:
+        """The state of the other packs that take part."""
+        patcher, forwards = self.run.guider.model_patcher, self.run.replaced_forwards
+        return PackState(other_pack_objects(patcher, self._options, self._conds, forwards), self.x.device)
+
+    @property
+    def tells_more_than_words(self) -> bool:
+        """Whether the model may be told more than the words of the prompts: pictures, or another pack's own text."""
+        patcher, forwards = self.run.guider.model_patcher, self.run.replaced_forwards
+        return may_tell_more_than_words(patcher, self._options, self._conds, forwards)
 
     @cached_property
     def sigma(self) -> float:
@@ -126,6 +137,13 @@ class PredictionCall:
             self.run.initial_pack_state = self._initial_state
         with within():
             predictions = self._predict(self._changed(changed), self.x, self._timestep)
+        self.run.plain_evaluations += self.run.evaluations - evaluations
+        return predictions
+
+    def predict_plainly(self) -> list[torch.Tensor]:
+        """x0 for each cond as the host predicts it, in a run in which nothing else is predicted any more."""
+        evaluations = self.run.evaluations
+        predictions = self._predict(self._conds, self.x, self._timestep)
         self.run.plain_evaluations += self.run.evaluations - evaluations
         return predictions
 
