@@ -27,6 +27,7 @@ LEFT_OUT = {
     "test_locales": "no model runs in it",
     "test_metrics": "it needs open_clip, torchmetrics and NudeNet",
     "test_offline": "it needs a server",
+    "test_other_device": "it acts the device that is there",
     "test_recipe": "no model runs in it",
     "test_server": "it needs a server",
     "test_sweep": "it needs a server and Ray",
