@@ -13,6 +13,7 @@ if not (HOST / "main.py").is_file():
 start_scratch_host(HOST)
 compute_in_full_precision()
 
+import comfy.model_management  # noqa: E402
 import nodes  # noqa: E402
 import torch  # noqa: E402
 from unguide.demo_model.loader import load_demo_model  # noqa: E402
@@ -25,6 +26,18 @@ from unguide.unguide_ops.pipeline import train_concept  # noqa: E402
 from unguide.unguide_ops.training import config  # noqa: E402
 
 CAT, DOG = "a photo of the cat", "a photo of the dog"
+
+
+@pytest.fixture(autouse=True)
+def models_forgotten():
+    """After each test, the host forgets models whose patcher is gone while another patcher still has the model.
+
+    It never does by itself, and collects all garbage at each load as long as there is one: half a second each time in a
+    process as large as this.
+    """
+    yield
+    loaded = comfy.model_management.current_loaded_models
+    loaded[:] = [it for it in loaded if not it.is_dead()]
 
 
 @pytest.fixture(scope="module")

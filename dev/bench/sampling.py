@@ -18,6 +18,7 @@ from unguide.unguide_ops.guidance.unguidance import unguide
 
 from dev.bench import Bench, memory
 from dev.bench import sampling_methods as methods
+from dev.bench.card.prompts import captions
 from dev.bench.forgetting import PAPER_SEEDS, accuracies
 from dev.bench.random_model_session import random_model_setup
 from dev.bench.reference import blend, relative_error
@@ -53,6 +54,7 @@ def measure(bench: Bench) -> dict:
     (cost,) = bench.each("Timing", cost_on_demo, [(bench.folder, classes[0])])
     (full_size,) = bench.each("Timing, full size", cost_at_full_size, [()])
     peaks = memory.measure(memory.SAMPLING)
+    free = fmean(bench.each_class("Words", share_left_by_words, classes).values())
     pictures, judges = bench.each_class("Drawing", draw_variants, classes), JudgePair()
     variants = {name: compare(name, by_variant, judges) for name, by_variant in pictures.items()}
     short, long = cost["costs"]["20 steps, batch 1"], cost["costs"]["50 steps, batch 1"]
@@ -62,6 +64,10 @@ def measure(bench: Bench) -> dict:
         "unrelated_wall_ratio_20": short["ours, unrelated"]["wall"],
         "unrelated_wall_ratio_50": long["ours, unrelated"]["wall"],
         "unrelated_bit_identical": cost["bit_identical"],
+        "unrelated_zero_call_share": free,
+        **{f"unrelated_calls_{steps}": 1 + (1 - free) * 3 / (2 * steps) for steps in (20, 4)},
+        "erased_blend_calls_20": short["ours, erased"]["evaluations"],
+        "erased_swap_calls_20": short["ours, erased, swapped"]["evaluations"],
         "erased_evaluations_ratio": long["ours, erased, cond and uncond"]["evaluations"],
         "erased_cond_only_evaluations_ratio": long["ours, erased"]["evaluations"],
         "memory_ratio": peaks["sampling, ours, erased"] / plain,
@@ -105,6 +111,15 @@ def cost_on_demo(folder: Path, name: str) -> dict:
         return {"costs": costs, "paper": paper, "bit_identical": int(exact), "max_relative_error": largest_error(setup)}
 
 
+def share_left_by_words(folder: Path, name: str) -> float:
+    """A worker's task: the share of everyday captions whose words leave them to the base model without a model call."""
+    session = demo_session(folder)
+    with torch.inference_mode():
+        lora = session.train(name).lora
+        votes = [lora.text.response_to(session.encode(caption)) for caption in captions(name, None)]
+    return fmean(lora.calibration.words_alone(vote) is not None for vote in votes)
+
+
 def largest_error(setup: methods.SamplingSetup) -> float:
     """The largest difference from two merged copies, over all samplers that do not choose their own steps."""
     guided = unguide(setup.model, setup.lora, SteeringConfig(w=methods.W, **methods.AS_PUBLISHED))
@@ -121,7 +136,8 @@ def largest_error(setup: methods.SamplingSetup) -> float:
 def cost_at_full_size() -> dict:
     """A worker's task: the methods on Stable Diffusion 1.5 with random weights, a small latent and few steps."""
     with all_threads(), torch.inference_mode():
-        return methods.costs(random_model_setup(SD15, 128, memory.loading_dtype()), 3, 1, 1)
+        by_lora = [name for name in methods.METHODS if name != "ours, erased, swapped"]  # its LoRA knows no text
+        return methods.costs(random_model_setup(SD15, 128, memory.loading_dtype()), 3, 1, 1, by_lora)
 
 
 def draw_variants(folder: Path, name: str) -> dict[str, dict[str, np.ndarray]]:
@@ -201,7 +217,7 @@ def text(result: dict) -> str:
     cases = {**result["costs"], "SD 1.5, full size": result["full_size"]}
     costs = [
         {"": method, **{label: f"{by_method[method]['evaluations']:.2f} / {by_method[method]['wall']:.2f}"
-                        for label, by_method in cases.items()}}
+                        for label, by_method in cases.items() if method in by_method}}
         for method in methods.METHODS
     ]  # fmt: skip
     heads = {"Acc_e": "acc_e", "Acc_g": "acc_g", "unseen": "acc_u", "Acc_s": "acc_s", "H0": "h0",

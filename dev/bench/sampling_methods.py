@@ -87,6 +87,11 @@ def published_formula(setup: SamplingSetup, prompt: str, steps: int, batch: int)
     return unguidance(setup, prompt, steps, batch, **AS_PUBLISHED)
 
 
+def swapped(setup: SamplingSetup, prompt: str, steps: int, batch: int) -> torch.Tensor:
+    """UnGuidance whose erased pictures are the base model's, with the concept in the prompt swapped."""
+    return unguidance(setup, prompt, steps, batch, instead="swap")
+
+
 def both_predictions(setup: SamplingSetup, prompt: str, steps: int, batch: int) -> torch.Tensor:
     """The paper's sampling, without its probe: both predictions at every step, blended with w = -1 or 2."""
     return unguidance(setup, prompt, steps, batch, w=PAPER_W[prompt == ERASED], **AS_PUBLISHED)
@@ -156,6 +161,7 @@ METHODS: dict[str, tuple[Callable, str]] = {
     "plain": (plain, UNRELATED),
     "ours, unrelated": (unguidance, UNRELATED),
     "ours, erased": (unguidance, ERASED),
+    "ours, erased, swapped": (swapped, ERASED),
     "ours, erased, cond and uncond": (published_formula, ERASED),
     "both predictions, unrelated (paper)": (both_predictions, UNRELATED),
     "both predictions, erased (paper)": (both_predictions, ERASED),

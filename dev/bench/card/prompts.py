@@ -90,14 +90,14 @@ def _all(name: str, things: frozenset[str]) -> Iterator[CardPrompt]:
     yield from (CardPrompt(COUNT, f"{it} {plural(name)}", name, number) for it, number in COUNTS.items())
 
 
-def captions(name: str) -> list[str]:
+def captions(name: str, most: int | None = MOST_CAPTIONS) -> list[str]:
     """Some everyday captions of scenes that name none of the ten classes, and this one by no other word either."""
     with CAPTIONS.open(encoding="utf-8", newline="") as file:
         rows = [row["prompt"] for row in csv.DictReader(file) if row["theme"] not in ("animal", "vehicle")]
     classes = read_words()["classes"]
     named = {word for entry in classes.values() for word in entry["seen"]}
     other = {word for words in classes[name]["unseen"].values() for word in words}
-    scenes = [text for text in rows if not named & set(text.split())][:MOST_CAPTIONS]
+    scenes = [text for text in rows if not named & set(text.split())][:most]
     return [text for text in scenes if not other & set(text.split())]
 
 
