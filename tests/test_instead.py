@@ -211,4 +211,4 @@ def test_a_given_picture_of_the_concept_stops_the_run_and_others_are_as_without(
     counter, guided = host.EvaluationCounter(), steered(model, trained, check_picture=True)[0]
     assert torch.equal(draw(counter.count_on(guided), DOG), draw(model, DOG)) and counter.count == 2 * (6 * 2 + 3)
     redraw(counter.count_on(guided), pictures[DOG])
-    assert counter.count == 2 * (6 * 2 + 3) + 2 * (6 * 2 + 3 + 8)
+    assert counter.count == 2 * (6 * 2 + 3) + 2 * (6 * 2 + 8)  # the empty prompt names nothing

@@ -77,7 +77,7 @@ def test_every_picture_of_a_batch_is_decided_by_itself_and_only_the_concept_s_co
     ("prompt", "settings", "evaluations"),
     [
         (DOG, {}, 40 + 3),
-        (DOG, {"words_first": True}, 40),
+        ("a castle on a hill", {"words_first": True}, 40),
         (DOG, {"gate_steps": 3}, 40 + 9),
         (DOG, {"second_look": True}, 40 + 4),
         (CAT, {}, 60 + 3),

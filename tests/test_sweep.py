@@ -57,7 +57,7 @@ def test_a_sweep_draws_every_row_by_every_column_and_reports(plain):
     assert [(it["lora"], it["mode"], it["pictures"]) for it in report["summary"]] == [
         ("", "base", ROWS), ("forget", "lora", ROWS), ("forget", "ours", ROWS)]  # fmt: skip
     base, lora, ours = report["summary"]
-    assert (base["evaluations"], lora["evaluations"]) == (8, 10) and 11 <= ours["evaluations"] < 13
+    assert (base["evaluations"], lora["evaluations"]) == (8, 10) and 8 < ours["evaluations"] < 11
     assert ours["steered"] == pytest.approx(1 / ROWS)  # the cat
     page = (plain.output / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 3 * ROWS and 'class="steered"' in page
