@@ -9,7 +9,7 @@ from unguide.unguide_ops import host
 from dev.bench import sampling_methods as methods
 from dev.bench.reference import relative_error
 
-PROMPTS = {methods.ERASED: "a photo of the cat", methods.UNRELATED: "a photo of the dog", "": ""}
+PROMPTS = {methods.ERASED: "a photo of the cat", methods.UNRELATED: "a castle on a hill", "": ""}
 
 
 @pytest.fixture(scope="module")
