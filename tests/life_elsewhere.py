@@ -40,9 +40,9 @@ def main():
     assert result.prompt_scores[0].decision.score > 0.9
     both = [[torch.cat([host.encode(clip, prompt)[0][0] for prompt in (CAT, CASTLE)]), {}]]
     moved = [[both[0][0].to(other_device.device()), {}]]
-    for positive in (both, moved):  # as some hosts keep encoded prompts on the device
+    for positive, tried in ((both, SETTINGS), (moved, SETTINGS[-2:])):  # some hosts keep encoded prompts on the device
         base = draw(model, clip, positive)
-        for settings in SETTINGS:
+        for settings in tried:
             reports = []
             drawn = draw(unguide(model, lora, SteeringConfig(**settings), reports.append), clip, positive)
             assert [it.decision.erased for it in reports[0].decisions] == [True, False], settings
@@ -55,7 +55,7 @@ def main():
 def draw(model, clip, positive, latent=None, denoise=1.0):
     latent = torch.zeros(2, 24, 8, 8) if latent is None else latent.cpu()
     negative = host.encode(clip, "")
-    return host.ksample(model, 0, 4, 5.0, "euler", "normal", positive, negative, {"samples": latent}, denoise)[
+    return host.ksample(model, 0, 3, 5.0, "euler", "normal", positive, negative, {"samples": latent}, denoise)[
         "samples"
     ].cpu()
 
