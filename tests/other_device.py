@@ -100,7 +100,9 @@ def run(function, args, kwargs):
     def wrapped(it):
         if not isinstance(it, torch.Tensor):
             return it
-        return wrappers.get(id(it)) if id(it) in wrappers else Elsewhere(it) if away else it
+        if id(it) in wrappers:
+            return wrappers[id(it)]
+        return Elsewhere(it) if away else it
 
     return tree_map(wrapped, result)
 

@@ -183,7 +183,7 @@ def test_guiders_know_their_guidance(model):
 
 
 def test_where_and_when_a_prompt_counts_stands_in_keys_we_know(look, encode):
-    """prediction_call.AREA_AND_TIME: without them it is the same prompt, everywhere and all the time."""
+    """prompt.AREA_AND_TIME: without them it is the same prompt, everywhere and all the time."""
     (where,) = nodes.ConditioningSetArea().append(encode(CAT), 32, 32, 0, 0, 0.5)
     (where,) = nodes.ConditioningSetMask().append(where, torch.ones(1, 64, 64), "default", 0.5)
     (where,) = nodes.ConditioningSetTimestepRange().set_range(where, 0.1, 0.9)

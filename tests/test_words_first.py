@@ -17,12 +17,12 @@ CAT, CASTLE, SEA = "a photo of the cat", "a castle on a hill", "an oil painting 
 STEPS = 4
 
 
-def run(model, clip, lora, prompt, latent=None, conditioning=None, **settings):
+def run(model, clip, lora, prompt, conditioning=None, **settings):
     """The latents of an UnGuidance run, those of the base model, and the report."""
     reports = []
     guided = unguide(model, lora, SteeringConfig(**settings), reports.append)
     positive = conditioning or host.encode(clip, prompt)
-    latent = {"samples": torch.zeros(2, 24, 8, 8) if latent is None else latent}
+    latent = {"samples": torch.zeros(2, 24, 8, 8)}
     drawn, base = (
         host.ksample(it, 3, STEPS, 7.5, "euler", "normal", positive, host.encode(clip, ""), latent, 1.0)["samples"]
         for it in (guided, model)

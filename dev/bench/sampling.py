@@ -13,6 +13,7 @@ from unguide.demo_model.judges import JudgePair
 from unguide.demo_model.loader import load_demo_model
 from unguide.unguide_ops import host
 from unguide.unguide_ops.concept import concept_from
+from unguide.unguide_ops.concept_lora import ConceptLoRA
 from unguide.unguide_ops.guidance.config import SteeringConfig
 from unguide.unguide_ops.guidance.unguidance import unguide
 
@@ -23,7 +24,7 @@ from dev.bench.forgetting import PAPER_SEEDS, accuracies
 from dev.bench.random_model_session import random_model_setup
 from dev.bench.reference import blend, relative_error
 from dev.bench.report import as_floats, figures_table, grid, table
-from dev.bench.sessions import SIZE, all_threads, demo_session
+from dev.bench.sessions import SIZE, Session, all_threads, demo_session
 from dev.bench.words import photo, prompts_of
 from dev.families.full import SD15
 
@@ -44,6 +45,7 @@ VARIANTS: dict[str, dict] = {
 }
 LABELS = {"default": "default: w = 0 from the first step", PAPER: "paper: -1 or 2 by its rule",
           "half": "w = 0.5 for all"}  # fmt: skip
+GATE_CALLS = 3  # about a picture, if its words leave a doubt
 COLOURS = ("clipped", "saturation", "contrast")
 PAPER_GATE_SEEDS = (10, 30)
 
@@ -54,8 +56,9 @@ def measure(bench: Bench) -> dict:
     (cost,) = bench.each("Timing", cost_on_demo, [(bench.folder, classes[0])])
     (full_size,) = bench.each("Timing, full size", cost_at_full_size, [()])
     peaks = memory.measure(memory.SAMPLING)
-    free = fmean(bench.each_class("Words", share_left_by_words, classes).values())
-    pictures, judges = bench.each_class("Drawing", draw_variants, classes), JudgePair()
+    drawn, judges = bench.each_class("Drawing", draw_variants, classes), JudgePair()
+    pictures = {name: by_variant for name, (by_variant, _) in drawn.items()}
+    free = fmean(share for _, share in drawn.values())
     variants = {name: compare(name, by_variant, judges) for name, by_variant in pictures.items()}
     short, long = cost["costs"]["20 steps, batch 1"], cost["costs"]["50 steps, batch 1"]
     plain = peaks["sampling, plain"]
@@ -65,7 +68,7 @@ def measure(bench: Bench) -> dict:
         "unrelated_wall_ratio_50": long["ours, unrelated"]["wall"],
         "unrelated_bit_identical": cost["bit_identical"],
         "unrelated_zero_call_share": free,
-        **{f"unrelated_calls_{steps}": 1 + (1 - free) * 3 / (2 * steps) for steps in (20, 4)},
+        **{f"unrelated_calls_{steps}": 1 + (1 - free) * GATE_CALLS / (2 * steps) for steps in (20, 4)},
         "erased_blend_calls_20": short["ours, erased"]["evaluations"],
         "erased_swap_calls_20": short["ours, erased, swapped"]["evaluations"],
         "erased_evaluations_ratio": long["ours, erased, cond and uncond"]["evaluations"],
@@ -111,12 +114,10 @@ def cost_on_demo(folder: Path, name: str) -> dict:
         return {"costs": costs, "paper": paper, "bit_identical": int(exact), "max_relative_error": largest_error(setup)}
 
 
-def share_left_by_words(folder: Path, name: str) -> float:
-    """A worker's task: the share of everyday captions whose words leave them to the base model without a model call."""
-    session = demo_session(folder)
-    with torch.inference_mode():
-        lora = session.train(name).lora
-        votes = [lora.text.response_to(session.encode(caption)) for caption in captions(name, None)]
+@torch.inference_mode()
+def share_left_by_words(session: Session, lora: ConceptLoRA, name: str) -> float:
+    """The share of everyday captions whose words leave them to the base model without a model call."""
+    votes = [lora.text.response_to(session.encode(caption)) for caption in captions(name, None)]
     return fmean(lora.calibration.words_alone(vote) is not None for vote in votes)
 
 
@@ -140,9 +141,9 @@ def cost_at_full_size() -> dict:
         return methods.costs(random_model_setup(SD15, 128, memory.loading_dtype()), 3, 1, 1, by_lora)
 
 
-def draw_variants(folder: Path, name: str) -> dict[str, dict[str, np.ndarray]]:
+def draw_variants(folder: Path, name: str) -> tuple[dict[str, dict[str, np.ndarray]], float]:
     """A worker's task: variant -> prompt -> pictures, uint8; BASE and PAPER among the variants, and REFERENCE, the
-    class's reference prompt by the base model.
+    class's reference prompt by the base model. And the share of captions that words leave to the base model.
     """
     session, prompts = demo_session(folder), variant_prompts(name)
     lora = session.train(name).lora
@@ -159,7 +160,8 @@ def draw_variants(folder: Path, name: str) -> dict[str, dict[str, np.ndarray]]:
         prompt: session.draw(prompt, steered(w=by_rule[prompt], **methods.AS_PUBLISHED), NUMBER) for prompt in prompts
     }
     reference = concept_from(name, "", "", "", "").reference
-    return {**pictures, REFERENCE: {"": session.draw(reference, None, NUMBER)}}
+    pictures[REFERENCE] = {"": session.draw(reference, None, NUMBER)}
+    return pictures, share_left_by_words(session, lora, name)
 
 
 def variant_parts(name: str) -> dict[str, list[str]]:

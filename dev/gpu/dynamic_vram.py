@@ -28,7 +28,7 @@ def _measure(request: Request, report: Reporter, control) -> None:
 
     from dev.bench.random_model_session import random_model_setup
     from dev.bench.reference import relative_error
-    from dev.bench.sampling_methods import ERASED, unguidance
+    from dev.bench.sampling_methods import ERASED, SamplingSetup, unguidance
     from dev.families.checkpoints import SMALL_FILES, save_diffusion_model
     from dev.gpu.model_costs import SHORT, identical, times, trained
     from dev.gpu.models import MODELS, attempted, encoded_concept, measured
@@ -38,16 +38,17 @@ def _measure(request: Request, report: Reporter, control) -> None:
     dtype = torch.float32 if request.small else MODELS["sd15"].dtype
     save_diffusion_model(model, path, dtype, made_on=device)
     switched_on = control is not None and _streaming_switched_on(control)  # from here on layers are made empty
-    setups, pictures = {}, {}
-    for disable in (False, True):
-        setup = random_model_setup(
-            model, model.size, dtype, load=lambda disable=disable: load_diffusion_model(str(path), {}, disable)
+
+    def setup_of(disable_dynamic: bool) -> SamplingSetup:
+        return random_model_setup(
+            model, model.size, dtype, load=lambda: load_diffusion_model(str(path), {}, disable_dynamic)
         )
-        setups[disable], pictures[disable] = setup, unguidance(setup, ERASED, SHORT, 1)
-    setup, streamed = setups[False], pictures[False]
+
+    setup = setup_of(disable_dynamic=False)
+    streamed, whole = (unguidance(it, ERASED, SHORT, 1) for it in (setup, setup_of(disable_dynamic=True)))
     is_streamed = getattr(setup.model, "is_dynamic", bool)()
     report(switched_on=switched_on, streamed=is_streamed, finite=bool(streamed.isfinite().all()),
-           error=relative_error(streamed, pictures[True]),
+           error=relative_error(streamed, whole),
            figures={"streamed": int(is_streamed), "bit_identical": int(identical(setup, 1))})  # fmt: skip
     report(**{f"{SHORT} steps": times(setup, SHORT, 1, 1)})
     report(loading=measured(lambda: load_diffusion_model(str(path)), device)[1])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
 from statistics import fmean
 from typing import Annotated
 
@@ -163,13 +164,12 @@ class Calibration(BaseModel):
         level = self.levels[0]
         known, threshold, words = self.known(level), self.threshold(level.sigma, false_positive_rate), self.text
 
-        def erased(scores: Sequence[float], votes: Sequence[float]) -> list[bool]:
-            asked = (self.words_alone(vote) is None for vote in votes) if words else [True] * len(scores)
-            return [score > threshold and it for score, it in zip(scores, asked, strict=True)]
+        def share_erased(scores: Sequence[float], votes: Iterable[float | None]) -> float:
+            pairs = zip(scores, votes, strict=False)
+            return fmean(score > threshold and self.words_alone(vote) is None for score, vote in pairs)
 
-        of_unrelated = erased(known.unrelated, words.unrelated if words else ())
-        of_names = erased(known.erased, words.erased if words else ())
-        return fmean(of_unrelated), 1 - fmean(of_names)
+        of_unrelated = share_erased(known.unrelated, words.unrelated if words else repeat(None))
+        return of_unrelated, 1 - share_erased(known.erased, words.erased if words else repeat(None))
 
     def _interpolate(self, sigma: float, value: Callable[[LevelScores], float]) -> float:
         above = min((level for level in self.levels if level.sigma >= sigma), key=_sigma, default=None)

@@ -46,7 +46,7 @@ class GateInRun:
         None either if the words may not be all that the model is told, and if the config wants the model asked.
         """
         calibration = self.lora.calibration
-        if not self.config.words_first or self.config.softness or calibration is None:
+        if not self._words_first or calibration is None:
             return []
         words = self._votes_of_words(call, call.prompts())
         decisions = [calibration.words_alone(vote) for vote in words or ()]
@@ -92,6 +92,11 @@ class GateInRun:
     def is_complete(self) -> bool:
         """Whether it has measured at `gate_steps` noise levels, so that it can decide."""
         return len(self._scores) == self.config.gate_steps
+
+    @property
+    def _words_first(self) -> bool:
+        """Whether words may decide alone; with a soft gate w follows from a score, which only the model gives."""
+        return self.config.words_first and not self.config.softness
 
     def _votes_of_words(self, call: host.PredictionCall, prompts: Sequence[host.Prompt]) -> list[float] | None:
         """How plainly the words of each picture's prompts name the concept.
@@ -140,9 +145,8 @@ class GateInRun:
         try:
             if self._doubt:
                 raise ValueError(self._doubt)
-            decision = calibration_of(self.lora, ALWAYS_ERASE).decide(
-                scores, self.config.false_positive_rate, words, self.config.words_first and not self.config.softness
-            )
+            calibration = calibration_of(self.lora, ALWAYS_ERASE)
+            decision = calibration.decide(scores, self.config.false_positive_rate, words, self._words_first)
         except ValueError as error:
             return decide_in_doubt(self.config, str(error))
         w = soft_w(decision.margin, self.config.softness, self.config.w_erased, self.config.w_unrelated)

@@ -28,8 +28,9 @@ from .layers import (
 )
 from .memory import OutOfMemory, TrainingMemory, on_device, rows_that_fit
 from .patching import host_key_names, weight_changes
-from .prediction_call import PredictionCall, Prompt, repeated, text_of
+from .prediction_call import PredictionCall
 from .progress import Interrupted, ProgressReporter, decoder, lasting_status_writer, show_status
+from .prompt import Prompt, repeated, text_of
 from .sampling import SAMPLERS, SCHEDULERS, cfg_guider, ksample
 from .sampling_run import RestartRun, SamplingRun
 from .session import LiveModel, empty_latent, noise_like, session

@@ -98,8 +98,9 @@ def names_in_files(model: Model, naming: str) -> dict[LayerSlice, str]:
         host_name = f"lora_unet_{layer.path.replace('.', '_')}"  # with the host's own block names
         is_unsliced = naming == "parts" and layer.outputs is None
         if prefix and name.startswith(prefix) and not is_unsliced:
-            rank = {it: (it == host_name, it) for it in (name, names.get(layer, name))}
-            names[layer] = min(rank, key=rank.__getitem__)
+            known = names.get(layer, host_name)
+            if known == host_name or host_name != name < known:
+                names[layer] = name
     named_paths = {layer.path for layer in names}
     for name, layer in slices.items():
         if name == PREFIX + layer.path and layer.path not in named_paths:

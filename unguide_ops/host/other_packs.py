@@ -13,12 +13,13 @@ from enum import Enum
 from typing import Any
 
 import torch
-from comfy.hooks import EnumHookType, HookGroup
+from comfy.hooks import HookGroup
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from .attachments import KEY
 from .pack_state import ModuleAttributes
+from .prompt import has_hooked_text
 from .types import Model
 
 PREDICTION_WRAPPERS = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
@@ -28,8 +29,8 @@ NOT_IN_PREDICTIONS = {"sampler_cfg_function", "sampler_post_cfg_function", "samp
 """Options of a MODEL that act on finished predictions, or only contain other options."""
 
 
-PICTURES = ("unclip_conditioning", "clip_vision_output", "reference_latents", "reference_video_latents", "image_embeds",
-            "gligen")  # fmt: skip
+BESIDE_WORDS = ("unclip_conditioning", "clip_vision_output", "reference_latents", "reference_video_latents",
+                "image_embeds", "gligen")  # fmt: skip
 """Keys of a prompt's entry that show the model a picture, or give it further words."""
 
 WITHOUT_TEXT = ("attn1", "input_block", "middle", "output_block", "emb")
@@ -87,12 +88,11 @@ def may_tell_more_than_words(patcher: Model, model_options: dict, conds: Iterabl
     unpatched = {name: it for name, it in options.items() if name not in ("patches", "patches_replace")}
     acting = _acting_on_model(patcher, {**model_options, "transformer_options": unpatched}, forwards)
     entries = [entry for cond in conds for entry in cond or ()]
-    groups = [entry["hooks"] for entry in entries if entry.get("hooks") is not None]
     return (
         any(not isinstance(it, HookGroup) for it in acting)
         or any(not name.startswith(WITHOUT_TEXT) for name in patches)
-        or any(entry.get(key) is not None for entry in entries for key in PICTURES)
-        or any(hook.hook_type != EnumHookType.Weight for group in groups for hook in group.hooks)
+        or any(entry.get(key) is not None for entry in entries for key in BESIDE_WORDS)
+        or any(map(has_hooked_text, entries))
     )
 
 

@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import comfy.conds
-import comfy.utils
 import torch
-from comfy.hooks import EnumHookType
 
 from .other_packs import may_tell_more_than_words, other_pack_objects
 from .pack_state import PackState, Snapshot
+from .prompt import AREA_AND_TIME, Cond, Prompt, entry_rows
 from .sampling_run import SamplingRun
 
-AREA_AND_TIME = ("area", "mask", "mask_strength", "set_area_to_bounds", "strength", "default",
-                 "timestep_start", "timestep_end")  # fmt: skip
-"""Keys of a cond's entry that say where in the picture and when in the run it counts, and how much."""
-
-TEXT = ("c_crossattn", "y")
-"""The host's names of an encoded prompt and its pooled vector; the first that a model has tells prompts apart."""
-
-Cond = list[dict]  # as the host has it: entries that share a prediction, by areas or by weight
 Within = Callable[[], AbstractContextManager]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One positive prompt of a call, as a cond that counts in the whole picture and the whole run.
-
-    `cond_index` is the index of the call's cond that it comes from. `is_whole_cond`: that cond consists of this prompt
-    alone, without area or time, so that its prediction is the prompt's.
-    """
-
-    cond: Cond
-    cond_index: int
-    is_whole_cond: bool
-
-    @property
-    def has_hooked_parts(self) -> bool:
-        """Whether hooks may replace its text, picture by picture."""
-        hooks = self.cond[0].get("hooks")
-        return hooks is not None and any(hook.hook_type != EnumHookType.Weight for hook in hooks.hooks)
-
-    def text(self, rows: int) -> torch.Tensor | None:
-        """The encoded prompt of each picture, [rows, ...], or None if the model reads none."""
-        return text_of(self.cond, rows)
-
-
-def text_of(cond: Cond, rows: int) -> torch.Tensor | None:
-    """A cond's encoded prompt for each of a number of pictures, [rows, ...], or None if it has none."""
-    candidates = (cond[0]["model_conds"].get(name) for name in TEXT)
-    text = next((it.cond for it in candidates if it is not None and isinstance(it.cond, torch.Tensor)), None)
-    return None if text is None else comfy.utils.repeat_to_batch_size(text, rows)
-
-
-def repeated(rows: torch.Tensor, number: int) -> torch.Tensor:
-    """A value for each of a number of pictures, [number, ...], as the host repeats those of a smaller batch."""
-    return comfy.utils.repeat_to_batch_size(rows, number)
 
 
 class PredictionCall:
@@ -100,7 +53,7 @@ class PredictionCall:
         patcher, forwards = self.run.guider.model_patcher, self.run.replaced_forwards
         return PackState(other_pack_objects(patcher, self._options, self._conds, forwards), self.x.device)
 
-    @property
+    @cached_property
     def tells_more_than_words(self) -> bool:
         """Whether the model may be told more than the words of the prompts: pictures, or another pack's own text."""
         patcher, forwards = self.run.guider.model_patcher, self.run.replaced_forwards
@@ -131,21 +84,16 @@ class PredictionCall:
 
         `changed`: the name of `SamplingRun.add_changed_prompts` under which the prompts are changed, "" for none.
         """
-        evaluations = self.run.evaluations
         self._initial_state = self._pack_state.snapshot()
         if self.run.initial_pack_state is None:
             self.run.initial_pack_state = self._initial_state
-        with within():
-            predictions = self._predict(self._changed(changed), self.x, self._timestep)
-        self.run.plain_evaluations += self.run.evaluations - evaluations
-        return predictions
+        with self._counted_as_plain(), within():
+            return self._predict(self._changed(changed), self.x, self._timestep)
 
     def predict_plainly(self) -> list[torch.Tensor]:
         """x0 for each cond as the host predicts it, in a run in which nothing else is predicted any more."""
-        evaluations = self.run.evaluations
-        predictions = self._predict(self._conds, self.x, self._timestep)
-        self.run.plain_evaluations += self.run.evaluations - evaluations
-        return predictions
+        with self._counted_as_plain():
+            return self._predict(self._conds, self.x, self._timestep)
 
     def predict_branches(self, within: Within) -> list[torch.Tensor]:
         """x0 for each cond: the positive ones predicted inside `within()`, the negative ones outside of it.
@@ -153,14 +101,20 @@ class PredictionCall:
         Not for runs in which other packs take part: they would see a part of the conds at a time.
         """
         negative = [cond is not None and self._is_negative(cond) for cond in self._conds]
-        evaluations = self.run.evaluations
-        with within():
-            predictions = self._predict_selected([not it for it in negative])
-        if any(negative):
-            outside = self._predict_selected(negative)
-            predictions = [b if it else a for it, a, b in zip(negative, predictions, outside, strict=True)]
-        self.run.plain_evaluations += self.run.evaluations - evaluations
+        with self._counted_as_plain():
+            with within():
+                predictions = self._predict_selected([not it for it in negative])
+            if any(negative):
+                outside = self._predict_selected(negative)
+                predictions = [b if it else a for it, a, b in zip(negative, predictions, outside, strict=True)]
         return predictions
+
+    @contextmanager
+    def _counted_as_plain(self) -> Iterator[None]:
+        """A context whose model calls plain sampling would have made as well."""
+        evaluations = self.run.evaluations
+        yield
+        self.run.plain_evaluations += self.run.evaluations - evaluations
 
     def predict_again(
         self, key: Any, within: Within, rows: Sequence[int], negatives: bool, changed: str = ""
@@ -179,7 +133,7 @@ class PredictionCall:
             else:
                 batch = len(self.x)
                 conds = [
-                    cond and [_entry_rows(e, rows, batch) for e in cond] for cond in self._selected(selected, all_conds)
+                    cond and [entry_rows(e, rows, batch) for e in cond] for cond in self._selected(selected, all_conds)
                 ]
                 index = torch.tensor(rows, device=self.x.device)
                 parts = self._predict(conds, self.x[index], self._timestep[index])
@@ -279,24 +233,3 @@ class PredictionCall:
 
     def _is_negative(self, cond: Cond) -> bool:
         return cond[0]["uuid"] in self.run.negative_ids
-
-
-def _entry_rows(entry: dict, rows: Sequence[int], batch: int) -> dict:
-    """A cond's entry for some rows of a batch of the given size."""
-
-    def select(value: Any) -> Any:
-        if isinstance(value, list):
-            return [select(each) for each in value]
-        if isinstance(value, torch.Tensor) and value.ndim and len(value) > 1:
-            return comfy.utils.repeat_to_batch_size(value, batch)[list(rows)]
-        return value
-
-    def select_cond(cond: comfy.conds.CONDRegular) -> comfy.conds.CONDRegular:
-        selected = copy.copy(cond)
-        selected.cond = cond.cond if isinstance(cond, comfy.conds.CONDConstant) else select(cond.cond)
-        return selected
-
-    return {
-        **{key: select(value) if key == "mask" else value for key, value in entry.items()},
-        "model_conds": {name: select_cond(cond) for name, cond in entry["model_conds"].items()},
-    }
